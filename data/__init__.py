@@ -1,0 +1,1 @@
+"""Dialogues, label sets, speakers, and a reader for each corpus."""

@@ -1,0 +1,212 @@
+"""The one way in: a folder becomes a corpus, whatever the form of its files."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from . import emorynlp, erckit_jsonl, meld
+from .dialogue import SPLITS, Corpus, Dialogue
+from .errors import DataError
+from .labels import EMORYNLP, MELD, LabelSet
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of files: how it is recognised, how a split is read, and what was published about it.
+
+    `files` are the names for train, dev and test; `mark` stands near the beginning of each. `published` gives by split
+    the numbers of dialogues (several where publications differ, none where nobody counted) and of utterances.
+    """
+
+    files: tuple[str, str, str]
+    mark: str
+    read: Callable[[Path, LabelSet], tuple[list[Dialogue], Counter[str]]]
+    find_labels: Callable[[Path], LabelSet]
+    corpus: str | None = None  # None: the folder's name
+    published: Mapping[str, tuple[tuple[int, ...], int]] = field(default_factory=dict)
+    note: str = ""
+
+
+EMORYNLP_COUNTS = {"train": ((713,), 9934), "dev": ((99,), 1344), "test": ((85,), 1328)}
+FORMS: dict[str, Form] = {
+    "emorynlp-json": Form(
+        files=("emotion-detection-trn.json", "emotion-detection-dev.json", "emotion-detection-tst.json"),
+        mark='"episodes"',
+        read=emorynlp.read_json,
+        find_labels=lambda folder: EMORYNLP,
+        corpus="emorynlp",
+        published=EMORYNLP_COUNTS,
+    ),
+    "emorynlp-text": Form(
+        files=("EMORY_train.txt", "EMORY_dev.txt", "EMORY_test.txt"),
+        mark="\t",
+        read=emorynlp.read_lines,
+        find_labels=lambda folder: EMORYNLP,
+        corpus="emorynlp",
+        published=EMORYNLP_COUNTS,
+        note="emorynlp-text names only the first speaker of an utterance that several people say.",
+    ),
+    "emorynlp-csv": Form(
+        files=("emorynlp_train_final.csv", "emorynlp_dev_final.csv", "emorynlp_test_final.csv"),
+        mark="Scene_ID",
+        read=emorynlp.read_csv,
+        find_labels=lambda folder: EMORYNLP,
+        corpus="emorynlp",
+        published={"train": ((), 7551), "dev": ((), 954), "test": ((), 984)},
+        note=(
+            "emorynlp-csv is the subset with video: 7,551/954/984 of the standard 9,934/1,344/1,328 utterances; "
+            "its scores do not compare with published ones."
+        ),
+    ),
+    "meld-csv": Form(
+        files=("train_sent_emo.csv", "dev_sent_emo.csv", "test_sent_emo.csv"),
+        mark="Dialogue_ID",
+        read=meld.read_csv,
+        find_labels=lambda folder: MELD,
+        corpus="meld",
+        published={"train": ((1038, 1039), 9989), "dev": ((114,), 1109), "test": ((280,), 2610)},
+    ),
+    "erckit-jsonl": Form(
+        files=("train.jsonl", "dev.jsonl", "test.jsonl"),
+        mark='"utterances"',
+        read=erckit_jsonl.read_split,
+        find_labels=erckit_jsonl.read_labels,
+    ),
+}
+
+
+def read_corpus(path: Path, form: str = "auto") -> Corpus:
+    """Read the corpus in a folder.
+
+    "auto" finds the form by the names and the beginnings of the files; of several complete forms the one with the most
+    utterances is taken (the first of FORMS, if equal), and `differences` names the others. Any other `form` reads that
+    one only. Raises DataError for whatever is missing or wrong in the folder or its files.
+    """
+    path = Path(path)
+    if form != "auto" and form not in FORMS:
+        near = get_close_matches(form, ["auto", *FORMS], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"unknown form {form!r}; expected one of auto, {', '.join(FORMS)}.{hint}")
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder. Give the folder that holds the three files of a corpus.")
+    complete, passed_over = _recognise(path) if form == "auto" else _require(path, form)
+    corpora = [_read_form(path, name) for name in complete]
+    chosen = max(corpora, key=_count_utterances)
+    others = [_describe_other(other, chosen) for other in corpora if other is not chosen]
+    corpus = replace(chosen, differences=(*chosen.differences, *others, *passed_over))
+    _check_dialogue_ids(corpus)
+    check_training_labels(corpus)
+    return corpus
+
+
+def check_training_labels(corpus: Corpus) -> None:
+    """Raise DataError if a label of the set has no training example."""
+    seen = {u.label for dialogue in corpus.dialogues["train"] for u in dialogue.utterances}
+    missing = [label for label in corpus.labels if label not in seen]
+    if missing:
+        raise DataError(
+            f"{corpus.name}: train has no example of {_join(missing)}, and what is never seen is never learned. "
+            "Add examples, or remove the label from the label set (labels.json)."
+        )
+
+
+def _recognise(path: Path) -> tuple[list[str], list[str]]:
+    """Return the forms that are complete in the folder, and a sentence for each that is there only in part."""
+    complete: list[str] = []
+    passed_over: list[str] = []
+    for name, form in FORMS.items():
+        present = [file for file in form.files if (path / file).is_file()]
+        absent = [file for file in form.files if file not in present]
+        strange = [file for file in present if form.mark not in _read_beginning(path / file)]
+        if strange:
+            passed_over.append(f"{name} was passed over: no {form.mark!r} at the beginning of {strange[0]}.")
+        elif present and absent:
+            passed_over.append(f"{name} was passed over: it lacks {', '.join(absent)}.")
+        elif present:
+            complete.append(name)
+    if not complete:
+        expected = "; ".join(f"{name}: {', '.join(form.files)}" for name, form in FORMS.items())
+        reasons = "".join(f" {sentence}" for sentence in passed_over)
+        raise DataError(
+            f"{path}: no corpus recognised; found {_list_files(path)}.{reasons} "
+            f"Expected all files of one form: {expected}."
+        )
+    return complete, passed_over
+
+
+def _require(path: Path, name: str) -> tuple[list[str], list[str]]:
+    absent = [str(path / file) for file in FORMS[name].files if not (path / file).is_file()]
+    if absent:
+        raise DataError(
+            f"{path}: {name} needs {', '.join(FORMS[name].files)}; {', '.join(absent)} is missing; "
+            f"found {_list_files(path)}. Add it, or choose another form."
+        )
+    return [name], []
+
+
+def _read_form(path: Path, name: str) -> Corpus:
+    form = FORMS[name]
+    labels = form.find_labels(path)
+    dialogues: dict[str, tuple[Dialogue, ...]] = {}
+    repairs: Counter[str] = Counter()
+    for split, file in zip(SPLITS, form.files, strict=True):
+        found, mended = form.read(path / file, labels)
+        if not found:
+            raise DataError(f"{path / file}: no dialogues. Fill the file, or take another corpus.")
+        dialogues[split] = tuple(found)
+        repairs += mended
+    differences = [form.note] if form.note else []
+    differences += _compare_counts(dialogues, form.published)
+    return Corpus(form.corpus or path.resolve().name, name, labels, dialogues, dict(repairs), tuple(differences))
+
+
+def _compare_counts(
+    dialogues: Mapping[str, tuple[Dialogue, ...]], published: Mapping[str, tuple[tuple[int, ...], int]]
+) -> Iterable[str]:
+    for split, (numbers, utterances) in published.items():
+        if numbers and len(dialogues[split]) not in numbers:
+            yield f"{split}: {len(dialogues[split]):,} dialogues, published {' or '.join(f'{n:,}' for n in numbers)}."
+        found = sum(len(dialogue.utterances) for dialogue in dialogues[split])
+        if found != utterances:
+            yield f"{split}: {found:,} utterances, published {utterances:,}."
+
+
+def _check_dialogue_ids(corpus: Corpus) -> None:
+    # Provenance and leave-one-dialogue-out go by these ids.
+    sources: dict[str, str] = {}
+    for dialogues in corpus.dialogues.values():
+        for dialogue in dialogues:
+            if dialogue.id in sources:
+                raise DataError(
+                    f"{dialogue.source}: dialogue {dialogue.id!r} was already read from {sources[dialogue.id]}. "
+                    "Ids are unique in a corpus; remove one of the two, or give it an id of its own."
+                )
+            sources[dialogue.id] = dialogue.source
+
+
+def _describe_other(other: Corpus, chosen: Corpus) -> str:
+    return (
+        f"{other.form} is also complete here, with {_count_utterances(other):,} utterances; "
+        f"{chosen.form} was read, with {_count_utterances(chosen):,}."
+    )
+
+
+def _count_utterances(corpus: Corpus) -> int:
+    return sum(len(dialogue.utterances) for dialogues in corpus.dialogues.values() for dialogue in dialogues)
+
+
+def _read_beginning(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(4096).decode("utf-8", errors="replace")
+
+
+def _list_files(path: Path, limit: int = 12) -> str:
+    names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more if names else "no files"
+
+
+def _join(labels: list[str]) -> str:
+    return " or ".join(repr(label) for label in labels)

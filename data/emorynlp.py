@@ -1,0 +1,119 @@
+"""EmoryNLP emotion detection (Zahiri and Choi 2018, arXiv:1708.04299) in the three forms in which it circulates."""
+
+import ast
+import json
+import re
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from .dialogue import Dialogue, Utterance
+from .errors import DataError
+from .labels import EMORYNLP, LabelSet
+from .reading import build_utterance, group_turns, name_split, read_number, read_table
+from .text import mend, read_text
+
+COLUMNS = ("Utterance", "Speaker", "Emotion", "Scene_ID", "Utterance_ID", "Season", "Episode")
+
+
+def read_json(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue], Counter[str]]:
+    """Read a split of the official release: a dialogue is a scene, ids are the official ones (s01_e15_c01_u001)."""
+    text, repairs = read_text(path)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: broken JSON ({error.msg}). Fetch or mend the file.") from error
+    lines = _find_lines(text)
+    dialogues = []
+    for episode in _take(content, "episodes", list, str(path)):
+        for scene in _take(episode, "scenes", list, str(path)):
+            scene_id = _take(scene, "scene_id", str, str(path))
+            utterances = []
+            for value in _take(scene, "utterances", list, f"{path}: scene {scene_id}"):
+                id = _take(value, "utterance_id", str, f"{path}: scene {scene_id}")
+                utterances.append(_read_utterance(value, id, labels, f"{path}:{lines[id]}", repairs))
+            source = utterances[0].source if utterances else str(path)
+            dialogues.append(Dialogue(scene_id, tuple(utterances), source))
+    return dialogues, repairs
+
+
+def read_lines(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue], Counter[str]]:
+    """Read a split as lines of speaker, text and emotion between tabs, with a blank line between dialogues.
+
+    Ids count from 0 in file order: dialogue train-0000, utterance train-0000-00. Only the first of several speakers
+    stands in these files.
+    """
+    text, repairs = read_text(path)
+    numbered = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1)]
+    blocks = [list(block) for blank, block in groupby(numbered, key=lambda pair: not pair[1].strip()) if not blank]
+    dialogues = []
+    for position, block in enumerate(blocks):
+        id = f"{name_split(path)}-{position:04d}"
+        utterances = tuple(
+            _read_line(line, f"{id}-{turn:02d}", labels, f"{path}:{number}")
+            for turn, (number, line) in enumerate(block)
+        )
+        dialogues.append(Dialogue(id, utterances, utterances[0].source))
+    return dialogues, repairs
+
+
+def read_csv(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue], Counter[str]]:
+    """Read a split of the CSV form (utterances with video only); ids are those of the official release."""
+    rows, repairs = read_table(path, COLUMNS)
+    return group_turns(_read_row(row, labels, source) for source, row in rows), repairs
+
+
+def _read_utterance(value: Any, id: str, labels: LabelSet, source: str, repairs: Counter[str]) -> Utterance:
+    # Escapes such as \u0092 hide damage from the repair of lines, so strings are mended once more.
+    speakers = [mend(str(name), repairs) for name in _take(value, "speakers", list, source)]
+    text = mend(_take(value, "transcript", str, source), repairs)
+    return build_utterance(id, speakers, text, _take(value, "emotion", str, source), labels, source)
+
+
+def _read_line(line: str, id: str, labels: LabelSet, source: str) -> Utterance:
+    fields = line.split("\t")
+    if len(fields) != 3:
+        raise DataError(f"{source}: {len(fields)} fields, expected 3: speaker, text and emotion between tabs.")
+    speaker, text, label = fields
+    return build_utterance(id, [speaker], text, label, labels, source)
+
+
+def _read_row(row: dict[str, str], labels: LabelSet, source: str) -> tuple[str, int, Utterance]:
+    season, episode, scene = (read_number(row, column, source) for column in ("Season", "Episode", "Scene_ID"))
+    turn = read_number(row, "Utterance_ID", source)
+    scene_id = f"s{season:02d}_e{episode:02d}_c{scene:02d}"
+    speakers = _parse_speakers(row["Speaker"], source)
+    id = f"{scene_id}_u{turn:03d}"
+    return scene_id, turn, build_utterance(id, speakers, row["Utterance"], row["Emotion"], labels, source)
+
+
+def _parse_speakers(cell: str, source: str) -> list[str]:
+    try:
+        speakers = ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError):
+        speakers = None
+    if not isinstance(speakers, list) or not all(isinstance(name, str) for name in speakers):
+        raise DataError(f"""{source}: Speaker is {cell!r}, expected a list in quotes such as "['Monica Geller']".""")
+    return speakers
+
+
+def _take(value: Any, key: str, kind: type, source: str) -> Any:
+    if not isinstance(value, dict) or not isinstance(value.get(key), kind):
+        found = f"keys {', '.join(value)}" if isinstance(value, dict) else f"a {type(value).__name__}"
+        raise DataError(
+            f"{source}: expected an object with {key!r} (a {kind.__name__}), found {found}. "
+            "Is this the official release of EmoryNLP?"
+        )
+    return value[key]
+
+
+def _find_lines(text: str) -> dict[str, int]:
+    """Return the line on which each utterance id stands: the json module does not say."""
+    lines: dict[str, int] = {}
+    line, end = 1, 0
+    for match in re.finditer(r'"utterance_id"\s*:\s*("(?:[^"\\]|\\.)*")', text):
+        line += text.count("\n", end, match.start())
+        end = match.start()
+        lines[json.loads(match[1])] = line
+    return lines

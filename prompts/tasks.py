@@ -1,0 +1,202 @@
+"""What is asked: a dialogue becomes prompt trees with one branch for every utterance asked about."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ..data.dialogue import Dialogue, Utterance
+from ..data.errors import DataError
+from ..data.labels import LabelSet
+from .tokens import PieceTokenizer
+from .tree import Branch, PromptTree, recent_emotions
+from .wording import Piece, Wording
+
+GAP = " [...] "
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """How prompts are made. Counts are in utterances, budgets in tokens.
+
+    `history` is "window" (a prompt sees the last `window` utterances, the asked one included) or "full" (it sees all
+    earlier ones of its segment; a segment repeats the last `window` - 1 utterances of the one before).
+    """
+
+    wording: Wording
+    tokens: PieceTokenizer
+    labels: LabelSet
+    history: str
+    window: int
+    max_tokens: int
+    biography_tokens: int
+    fact_tokens: int
+    recent_count: int
+
+    @property
+    def longest_label(self) -> str:
+        return max(self.labels, key=lambda label: len(self.tokens.answers[label]))
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What may be told in the prompts of one dialogue, as texts of facts.
+
+    `general` gives a speaker's general facts by name, none for somebody unknown; `nearest` those retrieved for a turn,
+    the nearest first.
+    """
+
+    general: Callable[[str], Sequence[str]]
+    nearest: Callable[[int], Sequence[str]]
+
+
+def build_trees(
+    dialogue: Dialogue, knowledge: Knowledge, task: Task, *, asked: Sequence[int], losses: Counter[str]
+) -> Iterator[PromptTree]:
+    """Yield the prompt trees of a dialogue; together they have one branch for each turn in `asked` (ascending).
+
+    A prompt for turn t is made from turns up to t alone. Where the token budget does not hold them all, the oldest
+    turns go, and an utterance longer than a third of it loses its middle; `losses` counts both.
+    Raises DataError where the budget does not even hold one utterance and its question.
+    """
+    draft = _Draft(dialogue, knowledge, task, losses)
+    plan = _plan_windows if task.history == "window" else _plan_segments
+    for segment, (first, turns) in enumerate(plan(asked, draft)):
+        trunk, after = draft.trunk(first, turns[-1])
+        branches = tuple(replace(draft.branch(turn), after=after[turn - first]) for turn in turns)
+        yield PromptTree(dialogue.id, segment, trunk, branches)
+
+
+def _plan_windows(asked: Sequence[int], draft: "_Draft") -> Iterator[tuple[int, list[int]]]:
+    for turn in asked:
+        wanted = max(0, turn - draft.task.window + 1)
+        first = draft.first_that_fits(wanted, turn)
+        draft.losses["prompts without their oldest turns"] += first > wanted
+        yield first, [turn]
+
+
+def _plan_segments(asked: Sequence[int], draft: "_Draft") -> Iterator[tuple[int, list[int]]]:
+    first, turns = 0, []
+    for turn in asked:
+        if not turns or not draft.fits(first, turn):
+            if turns:
+                yield first, turns
+            first, turns = draft.first_that_fits(max(0, turn - draft.task.window + 1) if turns else first, turn), []
+        draft.losses["prompts without their oldest turns"] += first > 0
+        turns.append(turn)
+    if turns:
+        yield first, turns
+
+
+class _Draft:
+    """One dialogue while its trees are planned: pieces are worded once and their tokens counted once."""
+
+    def __init__(self, dialogue: Dialogue, knowledge: Knowledge, task: Task, losses: Counter[str]) -> None:
+        self.dialogue, self.knowledge, self.task, self.losses = dialogue, knowledge, task, losses
+        self.head = (*task.tokens.opening, *task.wording.pieces("instruction", labels=", ".join(task.labels)))
+        self.texts = [self._shorten(utterance) for utterance in dialogue.utterances]
+        self.utterances = [
+            task.wording.pieces("utterance", speaker=utterance.speaker, text=text)
+            for utterance, text in zip(dialogue.utterances, self.texts, strict=True)
+        ]
+        self._introductions: dict[str, tuple[Piece, ...]] = {}
+        self._branches: dict[int, Branch] = {}
+
+    def trunk(self, first: int, last: int) -> tuple[tuple[Piece, ...], list[int]]:
+        """Return the trunk of turns `first` to `last`, and the number of its pieces up to and with each turn."""
+        pieces, after, introduced = list(self.head), [], set[str]()
+        for turn in range(first, last + 1):
+            for speaker in self.dialogue.utterances[turn].speakers:
+                if speaker not in introduced:
+                    pieces += self._introduce(speaker)
+                    introduced.add(speaker)
+            pieces += self.utterances[turn]
+            after.append(len(pieces))
+        return tuple(pieces), after
+
+    def branch(self, turn: int) -> Branch:
+        """Return the branch of a turn; its `after` is still to be set."""
+        if turn not in self._branches:
+            utterance, task = self.dialogue.utterances[turn], self.task
+            asked = {"speaker": utterance.speaker, "text": self.texts[turn], "labels": ", ".join(task.labels)}
+            self._branches[turn] = Branch(
+                utterance=utterance.id,
+                turn=turn,
+                speaker=utterance.speaker,
+                after=0,
+                facts=self._tell_facts(turn, utterance),
+                recent=_find_recent(self.dialogue, turn, task.recent_count),
+                question=(*task.wording.pieces("question", **asked), *task.tokens.closing),
+                label=utterance.label,
+            )
+        return self._branches[turn]
+
+    def first_that_fits(self, first: int, turn: int) -> int:
+        while not self.fits(first, turn):
+            if first == turn:
+                utterance = self.dialogue.utterances[turn]
+                raise DataError(
+                    f"{utterance.source or self.dialogue.id}: the prompt for utterance {utterance.id!r} needs "
+                    f"{self._count(turn, turn)} tokens without any history; `prompts.max_tokens` is "
+                    f"{self.task.max_tokens}. Raise it, or lower `prompts.biography_tokens` or `prompts.fact_tokens`."
+                )
+            first += 1
+        return first
+
+    def fits(self, first: int, turn: int) -> bool:
+        return self._count(first, turn) <= self.task.max_tokens
+
+    def _count(self, first: int, turn: int) -> int:
+        tokens, branch = self.task.tokens, self.branch(turn)
+        # Which emotions will be told is not known yet: room is kept for the longest.
+        recent = recent_emotions(branch, dict.fromkeys(branch.recent, self.task.longest_label), self.task.wording)
+        answer = max(len(ids) for ids in tokens.answers.values())
+        return tokens.count((*self.trunk(first, turn)[0], *branch.facts, *recent, *branch.question)) + answer
+
+    def _introduce(self, speaker: str) -> tuple[Piece, ...]:
+        if self.task.biography_tokens == 0:
+            return ()
+        if speaker not in self._introductions:
+            facts = self._within(self.task.biography_tokens, self.knowledge.general(speaker))
+            self._introductions[speaker] = (
+                self.task.wording.pieces("introduction", speaker=speaker, biography=" ".join(facts))
+                if facts
+                else self.task.wording.pieces("unknown", speaker=speaker)
+            )
+        return self._introductions[speaker]
+
+    def _tell_facts(self, turn: int, utterance: Utterance) -> tuple[Piece, ...]:
+        if self.task.fact_tokens == 0:
+            return ()
+        facts = self._within(self.task.fact_tokens, self.knowledge.nearest(turn))
+        return tuple(
+            piece for fact in facts for piece in self.task.wording.pieces("fact", speaker=utterance.speaker, fact=fact)
+        )
+
+    def _within(self, budget: int, texts: Sequence[str]) -> list[str]:
+        """Keep the texts in order while their tokens fit the budget, passing over those that do not."""
+        kept = []
+        for text in texts:
+            size = self.task.tokens.count([Piece(text)])
+            if size <= budget:
+                kept.append(text)
+                budget -= size
+        return kept
+
+    def _shorten(self, utterance: Utterance) -> str:
+        limit = self.task.max_tokens // 3
+        if self.task.tokens.count([Piece(utterance.text)]) <= limit:
+            return utterance.text
+        self.losses["utterances without their middle"] += 1
+        # The ends say most of what is felt. A token is at least one character, so this many always fit.
+        keep, text = len(utterance.text), utterance.text
+        while self.task.tokens.count([Piece(text)]) > limit:
+            keep = keep * 3 // 4
+            text = utterance.text[: keep // 2] + GAP + utterance.text[-(keep // 2) :]
+        return text
+
+
+def _find_recent(dialogue: Dialogue, turn: int, count: int) -> tuple[int, ...]:
+    """Return the last `count` earlier turns of whoever speaks at `turn`, the latest first."""
+    speakers = set(dialogue.utterances[turn].speakers)
+    earlier = (t for t in range(turn - 1, -1, -1) if speakers & set(dialogue.utterances[t].speakers))
+    return tuple(t for t, _ in zip(earlier, range(count), strict=False))
