@@ -45,7 +45,7 @@ def read_lines(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue],
     stands in these files.
     """
     text, repairs = read_text(path)
-    numbered = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1)]
+    numbered = enumerate(text.split("\n"), start=1)
     blocks = [list(block) for blank, block in groupby(numbered, key=lambda pair: not pair[1].strip()) if not blank]
     dialogues = []
     for position, block in enumerate(blocks):

@@ -72,6 +72,8 @@ def run_stages(
     """
     run = replace(run, seeds=tuple(seeds)) if seeds else run
     before, names = split_plan(config, first, last)
+    for name in names:
+        list(_foreign_files(name, config))  # a missing corpus or adapter is better known now than in some hours
     run.folder.mkdir(parents=True, exist_ok=True)
     with _locked(run.folder):
         for name in before:

@@ -13,16 +13,19 @@ SENTINEL = "\u2063erckit\u2063"
 CHAT_OPTIONS = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
 
+Choices = dict[tuple[int, ...], tuple[int, ...]]
+
+
 class PieceTokenizer:
     """Tokenises piece by piece: text of a corpus never merges with what stands around it nor becomes a control token.
 
     `opening` and `closing` are the control pieces that begin a prompt and that stand between question and answer (the
     user's and the assistant's header of a chat model; for a base model its first token, and nothing). `answers` maps
-    each label to its token ids, which no other label's ids begin with.
+    each label to its token ids, which no other label's ids begin with; `choices` are the places where they part.
     """
 
     def __init__(self, tokenizer: Any, labels: LabelSet, wording: Wording, *, chat: bool) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer, self.pad = tokenizer, tokenizer.pad_token_id
         self.opening, self.closing, ending = _read_chat_template(tokenizer) if chat else _base_pieces(tokenizer)
         self._ids = lru_cache(maxsize=1 << 16)(self._tokenise)
         # After an assistant's header stands the bare word; in running text a word goes with its blank.
@@ -31,6 +34,7 @@ class PieceTokenizer:
         if _some_begin_others(list(answers.values())):
             answers = {label: (*ids, *self._ids(ending)) for label, ids in answers.items()}
         self.answers = answers
+        self.choices = find_choices(list(answers.values()))
         self._refuse_alike()
 
     def count(self, pieces: Sequence[Piece]) -> int:
@@ -65,6 +69,18 @@ class PieceTokenizer:
                 f"the tokenizer gives {self.answers}: some answers are alike or begin with one another, so that their "
                 "likelihoods cannot be compared. Change `answer.txt` of the wording, or use another model."
             )
+
+
+def find_choices(answers: Sequence[tuple[int, ...]]) -> Choices:
+    """Return every beginning after which answers part, with the tokens that may follow, in ascending order.
+
+    Between these places an answer goes on in one way only: nothing is decided there, and nothing has to be computed.
+    """
+    following: dict[tuple[int, ...], set[int]] = {}
+    for answer in answers:
+        for depth, token in enumerate(answer):
+            following.setdefault(answer[:depth], set()).add(token)
+    return {prefix: tuple(sorted(tokens)) for prefix, tokens in following.items() if len(tokens) > 1}
 
 
 def _some_begin_others(answers: Sequence[tuple[int, ...]]) -> bool:

@@ -92,7 +92,7 @@ class ProfileStore:
             return []
         query = np.asarray(vector, dtype=np.float32).reshape(self.dimension)
         rows = self._find_rows(query, k, candidates)
-        # In float32 the same vector scores differently in different rows, by 1e-7: enough to spoil the order of ties.
+        # The float32 scores of FAISS differ with its kernels, so from machine to machine: enough to reorder near ties.
         vectors = self._index.reconstruct_batch(rows).astype(np.float64)
         cosines = (vectors @ query.astype(np.float64)).round(6).tolist()
         found = [(self._facts[row], cosine) for row, cosine in zip(rows.tolist(), cosines, strict=True)]

@@ -66,6 +66,10 @@ def test_a_byte_order_mark_is_dropped(scratch, mark):
     assert text == "it’s"
 
 
+def test_a_byte_order_mark_is_dropped_from_a_damaged_line(scratch):
+    assert read_bytes(scratch, b"\xef\xbb\xbfcaf\xe9") == ("café", {WINDOWS_1252: 1})
+
+
 def test_line_ends_survive_reading_and_never_an_utterance(scratch):
     text, repairs = read_bytes(scratch, b'a,"b\r\nc"\r\nd\re\n')
 

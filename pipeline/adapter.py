@@ -1,0 +1,58 @@
+"""The task adapter: a PEFT folder that plain `peft` loads, with what it was made for beside it."""
+
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..data.errors import DataError
+from ..data.files import read_json, write_json
+from ..data.labels import LabelSet
+from ..prompts.wording import Wording
+from .config import Config
+
+CARD = "erckit.json"
+
+
+def save_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wording: Wording) -> None:
+    """Write adapter_model.safetensors and adapter_config.json, the wording, and erckit.json: what it was made for."""
+    # Not the folder it was loaded from, which another machine does not have.
+    model.active_peft_config.base_model_name_or_path = config.model.name
+    model.save_pretrained(str(folder), safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)  # an empty card says nothing
+    wording.write(folder / "wording")
+    card = {
+        "erckit": __version__,
+        "base_model": config.model.name,
+        "revision": config.model.revision,
+        "labels": list(labels),
+        "wording": wording.hash,
+        "protocol": config.prompts.model_dump(mode="json"),
+        "seed": config.seed,
+    }
+    write_json(folder / CARD, card)
+
+
+def load_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wording: Wording) -> Any:
+    """Lay the adapter over its base model, in evaluation mode, nothing of it trainable.
+
+    Raises DataError where it was made for another base model, label set or wording, or is no adapter of erckit's.
+    """
+    from peft import PeftModel
+
+    if not (folder / CARD).is_file():
+        raise DataError(
+            f"{folder / CARD}: missing, so this is no adapter that erckit made. Train one, or name its folder."
+        )
+    card = read_json(folder / CARD)
+    expected = {"base_model": config.model.name, "labels": list(labels), "wording": wording.hash}
+    remedies = {
+        "base_model": "Set `model.name` to the adapter's base model, or train an adapter for this one.",
+        "labels": "Labels and their order must be those of the corpus; train an adapter for this corpus.",
+        "wording": "Set `prompts.template` to the adapter's wording (its folder `wording`), or train again.",
+    }
+    for key, value in expected.items():
+        if card.get(key) != value:
+            raise DataError(
+                f"{folder}: the adapter was made for {key} {card.get(key)!r}, expected {value!r}. {remedies[key]}"
+            )
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()

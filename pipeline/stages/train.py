@@ -1,0 +1,102 @@
+"""Train: LoRA on the language model through TRL; the adapter with the best dev W-F1 is kept."""
+
+from typing import TYPE_CHECKING
+
+from ...data.files import write_json_lines
+from ...prompts.tokens import PieceTokenizer
+from ..adapter import save_adapter
+from ..artefacts import load_labels, load_trees, load_wording
+from ..backbone import choose_device, choose_dtype, load_model, load_tokenizer, lora
+from ..config import Config
+from ..loss import class_weights
+from ..run import Run
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
+
+    from ..training import ErcTrainer
+
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def run(config: Config, run: Run) -> str:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    trainer = build_trainer(config, run)
+    checkpoints = trainer.args.output_dir
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints))
+    save_adapter(trainer.model, run.path("train", "adapter"), config, trainer.prompts.labels, trainer.prompts.wording)
+    write_json_lines(run.path("train", "log.jsonl"), trainer.state.log_history)
+    return f"adapter with dev W-F1 {trainer.state.best_metric:.2f}, from step {trainer.state.best_global_step:,}"
+
+
+def build_trainer(config: Config, run: Run) -> "ErcTrainer":
+    """Return the trainer of the run's prompts, its model with a fresh task adapter."""
+    from peft import get_peft_model, prepare_model_for_kbit_training
+    from transformers import set_seed
+
+    from ..training import ErcTrainer, TrainingPrompts
+
+    settings, labels, wording = config.train, load_labels(run), load_wording(run)
+    prompts = TrainingPrompts(
+        trees=list(load_trees(run, "train", wording)),
+        labels=labels,
+        tokens=PieceTokenizer(load_tokenizer(config.model), labels, wording, chat=config.prompts.chat),
+        wording=wording,
+        noise=settings.recent_noise,
+        seed=config.seed,
+    )
+    weights = class_weights(settings.class_weights, prompts.counts, settings.effective_number_beta)
+    set_seed(config.seed)  # LoRA starts at random
+    model = load_model(config.model)
+    if config.model.quantization != "none":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=settings.gradient_checkpointing)
+    model = get_peft_model(
+        model, lora(config.model, rank=settings.lora_rank, alpha=settings.lora_alpha, dropout=settings.lora_dropout)
+    )
+    arguments = build_arguments(config, run, examples=len(prompts.examples))
+    return ErcTrainer(model, arguments, prompts, weights, list(load_trees(run, "dev", wording)), settings.patience)
+
+
+def build_arguments(config: Config, run: Run, examples: int) -> "SFTConfig":
+    """Return TRL's settings for `examples` training examples."""
+    import torch
+    from trl import SFTConfig
+
+    settings = config.train
+    steps = -(-examples // (settings.batch_size * settings.accumulation))
+    once = settings.evaluations_per_epoch == 1
+    look = (
+        {"strategy": "epoch"}
+        if once
+        else {"strategy": "steps", "steps": max(1, steps // settings.evaluations_per_epoch)}
+    )
+    return SFTConfig(
+        output_dir=str(run.path("train", "checkpoints")),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=SCHEDULES[settings.schedule],
+        warmup_steps=round(settings.warmup_share * steps * settings.epochs),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_gradient_norm,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        per_device_eval_batch_size=config.predict.batch_size,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=choose_dtype(config.model) == torch.bfloat16,
+        fp16=choose_dtype(config.model) == torch.float16,
+        use_cpu=choose_device(config.model) == "cpu",
+        **{f"{what}_{key}": value for what in ("eval", "save") for key, value in look.items()},
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_w_f1",
+        greater_is_better=True,
+        logging_steps=max(1, steps // 20),
+        seed=config.seed,
+        report_to=list(settings.report_to),
+        disable_tqdm=True,
+        # The trees are worded, tokenised and padded by the trainer's own collator; nothing may cut them afterwards.
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+    )
