@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .errors import DataError
 
@@ -43,15 +43,20 @@ def write_json_lines(path: Path, values: Iterable[Any]) -> int:
 
 
 def read_json(path: Path) -> Any:
+    """Read a file of one JSON value. Raises DataError where it is missing, broken or not UTF-8."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with _open_text(path) as file:
+            return json.load(file)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: broken JSON ({error.msg}). Mend or remove the file.") from error
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number from 1, value), streaming; blank lines are passed over."""
-    with path.open(encoding="utf-8") as file:
+    """Yield (line number from 1, value), streaming; blank lines are passed over.
+
+    Raises DataError where the file is missing or not UTF-8, or a line is broken JSON.
+    """
+    with _open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if line.isspace():
                 continue
@@ -62,6 +67,17 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                     f"{path}:{number}: broken JSON ({error.msg}, column {error.colno}). "
                     "Each line holds one JSON object; mend or remove the line."
                 ) from error
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file. Check the path, or run the stage that writes it.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8, found other bytes ({error.reason}). Mend the file.") from error
 
 
 def hash_file(path: Path) -> str:

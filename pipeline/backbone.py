@@ -49,8 +49,8 @@ def load_model(config: ModelConfig) -> "PreTrainedModel":
         architecture = AutoConfig.from_pretrained(locate(config.name), **_source(config))
         if config.name == EMBEDDED:
             # SDPA leaves its fast path on a CPU where attention drops out.
-            architecture.update({"is_decoder": True, "attention_probs_dropout_prob": 0.0})
-        model = AutoModelForCausalLM.from_pretrained(
+            architecture.update({"is_decoder": True, "attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0})
+        model: Any = AutoModelForCausalLM.from_pretrained(
             locate(config.name), config=architecture, **_source(config), **options
         )
     except (OSError, ValueError) as error:
@@ -106,6 +106,19 @@ def choose_dtype(config: ModelConfig) -> "torch.dtype":
     return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
 
 
+def mixes_precision(config: ModelConfig) -> bool:
+    """Whether training multiplies in bfloat16 where that is safe (autocast): with "auto" where the device has it.
+
+    The weights keep their dtype, and so does prediction: on a CPU both stay float32.
+    """
+    import torch
+
+    if config.dtype == "auto" and choose_device(config) == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return choose_dtype(config) == torch.bfloat16
+
+
 def locate(name: str) -> str:
     return str(embedded_model_path()) if name == EMBEDDED else name
 
@@ -113,7 +126,7 @@ def locate(name: str) -> str:
 def _start_head_as_identity(model: "PreTrainedModel") -> None:
     import torch
 
-    head = model.get_submodule("cls.predictions")
+    head: Any = model.get_submodule("cls.predictions")
     with torch.no_grad():
         torch.nn.init.eye_(head.transform.dense.weight)
         head.transform.dense.bias.fill_(HEAD_SHIFT)

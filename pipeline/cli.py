@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import __version__
 from .stages import STAGES
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Recognise the emotion of every utterance in a conversation, stage by stage or all at once.",
         epilog="CONFIG is the name of a shipped configuration (see `erckit configs`) or a YAML file.",
     )
+    parser.add_argument("-V", "--version", action="version", version=f"erckit {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     run = _add_command(commands, "run", "run all stages that are not up to date")
     run.add_argument("--from", dest="first", choices=STAGES, default=next(iter(STAGES)), help="first stage to run")

@@ -72,7 +72,7 @@ class Prompts(_Section):
         default="window", description="utterances shown: the last few, or all so far"
     )
     window: int = Field(default=6, ge=1, description="utterances shown, the asked one included")
-    biography_tokens: int = Field(64, ge=0, description="longest general biography of a speaker, in tokens; 0: none")
+    biography_tokens: int = Field(default=64, ge=0, description="longest biography of a speaker, in tokens; 0: none")
     facts: int = Field(default=2, ge=0, description="facts retrieved for each question")
     fact_tokens: int = Field(default=64, ge=0, description="longest retrieved facts of a question together, in tokens")
     recent_emotions: Literal["predicted", "gold", "none"] = Field(

@@ -61,6 +61,11 @@ def format_seconds(seconds: float, *, coarse: bool = False) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def format_memory(mib: float) -> str:
+    """An amount of memory for people: "96 MiB", "1.2 GiB"."""
+    return f"{mib:.0f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
+
+
 def quiet_libraries() -> None:
     """Silence the progress bars, load reports and warnings of other packages; errors and our own warnings stay.
 

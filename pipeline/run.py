@@ -16,7 +16,7 @@ from .. import __version__
 from ..data.errors import DataError
 from ..data.files import hash_file, read_json, replace_atomically, write_json
 from .config import Config, dump_config
-from .console import format_seconds, say
+from .console import format_memory, format_seconds, say
 from .manifest import MANIFEST, STARTED, begin_folder, explain_difference, key_of, list_outputs, recorded_outputs
 from .measure import package_versions, peak_memory_mib, reset_peak_memory
 from .stages import STAGES
@@ -124,7 +124,7 @@ def run_stage(name: str, config: Config, run: Run) -> bool:
     }
     write_json(folder / MANIFEST, manifest)
     (folder / STARTED).unlink()
-    say(f"{_label(name, run)}: {summary.rstrip('.')} in {format_seconds(seconds)}, peak {peak / 1024:.1f} GiB")
+    say(f"{_label(name, run)}: {summary.rstrip('.')} in {format_seconds(seconds)}, peak {format_memory(peak)}")
     return True
 
 

@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset as ArrowDataset
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from ..data.labels import LabelSet
 from ..prompts.tokens import PieceTokenizer
@@ -110,8 +111,9 @@ class ErcTrainer(SFTTrainer):
         weights: Mapping[str, float],
         dev: Sequence[PromptTree],
         patience: int,
+        mixed_precision: bool,
     ) -> None:
-        self.prompts, self.weights, self.dev = prompts, weights, dev
+        self.prompts, self.weights, self.dev, self.mixed_precision = prompts, weights, dev, mixed_precision
         rows = ArrowDataset.from_dict({"place": list(range(len(prompts.examples)))})
         super().__init__(
             model=model,
@@ -142,10 +144,14 @@ class ErcTrainer(SFTTrainer):
         # The total is that of all processes, over which the gradients are averaged afterwards.
         return weighted_mean(losses, weights, total) * self.accelerator.num_processes
 
+    def compute_loss_context_manager(self) -> Any:
+        return torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision)
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
         """Return the sum of weights over all forward passes of the optimiser step, on all devices."""
         total = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum().to(device)
-        return self.accelerator.gather(total).sum() if self.accelerator.num_processes > 1 else total
+        gathered: Any = self.accelerator.gather(total)
+        return gathered.sum()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroups:
         lengths = [len(self.prompts.word(place)[0]) for place in range(len(self.prompts.examples))]
@@ -154,16 +160,17 @@ class ErcTrainer(SFTTrainer):
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, Any]:
         """Answer dev as prediction would, recent emotions predicted, and log W-F1 and the confusion matrix."""
         labels, prompts = self.prompts.labels, self.prompts
-        was_training = self.model.training
-        self.model.eval()
+        model: Any = self.model
+        was_training = model.training
+        model.eval()
         answers = [
             answer
             for answer in answer_trees(
-                self.model, prompts.tokens, prompts.wording, self.dev, batch_size=self.args.eval_batch_size
+                model, prompts.tokens, prompts.wording, self.dev, batch_size=self.args.eval_batch_size
             )
             if answer.branch.label is not None
         ]
-        self.model.train(was_training)
+        model.train(was_training)
         gold = [labels.index(str(answer.branch.label)) for answer in answers]
         confusion = confusion_matrix(gold, [labels.index(answer.label) for answer in answers], len(labels))
         metrics = {

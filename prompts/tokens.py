@@ -11,7 +11,8 @@ from .wording import Piece, Wording
 SENTINEL = "\u2063erckit\u2063"
 # Chat templates that print today's date would make a prompt that nobody can make again.
 CHAT_OPTIONS = {"date_string": "26 Jul 2024", "enable_thinking": False}
-
+# A character that no word merges with.
+GUARD = "\u2063"
 
 Choices = dict[tuple[int, ...], tuple[int, ...]]
 
@@ -27,10 +28,14 @@ class PieceTokenizer:
     def __init__(self, tokenizer: Any, labels: LabelSet, wording: Wording, *, chat: bool) -> None:
         self.tokenizer, self.pad = tokenizer, tokenizer.pad_token_id
         self.opening, self.closing, ending = _read_chat_template(tokenizer) if chat else _base_pieces(tokenizer)
+        added = tokenizer.added_tokens_decoder.items()
+        self._control = {id for id, token in added if len(token.content.strip()) > 1} - {tokenizer.unk_token_id}
+        self._guard, self._guard_size = _find_guard(tokenizer)
         self._ids = lru_cache(maxsize=1 << 16)(self._tokenise)
-        # After an assistant's header stands the bare word; in running text a word goes with its blank.
+        # After an assistant's header a text begins; in running text a word goes with its blank.
         words = {label: wording.text("answer", label=label) for label in labels}
-        answers = {label: self._ids(Piece(word.strip() if chat else word)) for label, word in words.items()}
+        start = " " if self._guard else ""
+        answers = {label: self._ids(Piece(start + word.strip() if chat else word)) for label, word in words.items()}
         if _some_begin_others(list(answers.values())):
             answers = {label: (*ids, *self._ids(ending)) for label, ids in answers.items()}
         self.answers = answers
@@ -60,8 +65,14 @@ class PieceTokenizer:
         return ids, answer
 
     def _tokenise(self, piece: Piece) -> tuple[int, ...]:
-        encoded = self.tokenizer(piece.text, add_special_tokens=False, split_special_tokens=not piece.control)
-        return tuple(encoded["input_ids"])
+        guarded, split = self._guard + piece.text, not piece.control
+        encoded = self.tokenizer(guarded, add_special_tokens=False, split_special_tokens=split)["input_ids"]
+        ids = tuple(encoded[self._guard_size :])
+        if piece.control or self._control.isdisjoint(ids) or len(piece.text) == 1:
+            return ids
+        # Tokenizers keep some control tokens whole that they do not call special (<think>): halves of them are text.
+        middle = len(piece.text) // 2
+        return self._tokenise(Piece(piece.text[:middle])) + self._tokenise(Piece(piece.text[middle:]))
 
     def _refuse_alike(self) -> None:
         if not any(self.answers.values()) or _some_begin_others(list(self.answers.values())):
@@ -81,6 +92,17 @@ def find_choices(answers: Sequence[tuple[int, ...]]) -> Choices:
         for depth, token in enumerate(answer):
             following.setdefault(answer[:depth], set()).add(token)
     return {prefix: tuple(sorted(tokens)) for prefix, tokens in following.items() if len(tokens) > 1}
+
+
+def _find_guard(tokenizer: Any) -> tuple[str, int]:
+    """Return what to put before a piece so that no blank comes there, and its number of tokens, to cut off again.
+
+    Only tokenizers that begin every text with a blank need it, as SentencePiece does: else each piece would have one.
+    """
+    guard, *probes = (tokenizer(GUARD + text, add_special_tokens=False)["input_ids"] for text in ("", "a", " a", "\n"))
+    needed = tokenizer.tokenize("a", add_special_tokens=False)[0].startswith("▁")
+    stays_apart = all(probe[: len(guard)] == guard for probe in probes)
+    return (GUARD, len(guard)) if needed and stays_apart else ("", 0)
 
 
 def _some_begin_others(answers: Sequence[tuple[int, ...]]) -> bool:

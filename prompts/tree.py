@@ -66,6 +66,11 @@ def recent_emotions(branch: Branch, emotions: Mapping[int, str], wording: Wordin
     return wording.pieces("recent", speaker=branch.speaker, recent=", ".join(told)) if told else ()
 
 
+def read_aloud(prompt: Iterable[Piece]) -> str:
+    """Return a rendered prompt as a person reads it."""
+    return "".join(piece.text for piece in prompt)
+
+
 def gold_emotions(trees: Iterable[PromptTree]) -> dict[str, dict[int, str]]:
     """Return the gold emotion of every labelled turn by dialogue: what training may tell, and an oracle elsewhere."""
     gold: dict[str, dict[int, str]] = defaultdict(dict)

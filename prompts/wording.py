@@ -72,9 +72,9 @@ class Wording:
 def read_wording(name: str) -> Wording:
     """Read a shipped wording by name, or the folder that `name` is a path of.
 
-    Raises DataError for an unknown name, a missing file, or a field that a template may not use.
+    Raises DataError for an unknown name, a missing file, or a field that a template may not use or that has a format.
     """
-    shipped = files(__package__) / "templates"
+    shipped = files("erckit.prompts") / "templates"
     folder = shipped / name if "/" not in name and (shipped / name).is_dir() else Path(name)
     if not folder.is_dir():
         names = sorted(entry.name for entry in shipped.iterdir() if entry.is_dir())
@@ -85,15 +85,20 @@ def read_wording(name: str) -> Wording:
         if not file.is_file():
             raise DataError(f"{file}: missing. A wording has the files {', '.join(f'{name}.txt' for name in FIELDS)}.")
         templates[template] = file.read_text(encoding="utf-8").removesuffix("\n")
-        try:
-            used = {field for _, field, _, _ in _parse(templates[template]) if field is not None}
-        except ValueError as error:
-            raise DataError(f"{file}: {error}. Write a brace that is text as '{{{{' or '}}}}'.") from error
-        if not used <= allowed:
-            raise DataError(
-                f"{file}: unknown field {sorted(used - allowed)[0]!r}; it may use {', '.join(sorted(allowed))}."
-            )
+        _check_fields(templates[template], allowed, file)
     return Wording(templates)
+
+
+def _check_fields(template: str, allowed: set[str], file: object) -> None:
+    try:
+        fields = [(field, form or conversion) for _, field, form, conversion in _parse(template) if field is not None]
+    except ValueError as error:
+        raise DataError(f"{file}: {error}. Write a brace that is text as '{{{{' or '}}}}'.") from error
+    for field, form in fields:
+        if field not in allowed:
+            raise DataError(f"{file}: unknown field {field!r}; it may use {', '.join(sorted(allowed))}.")
+        if form:
+            raise DataError(f"{file}: the field {field!r} has a format; write {{{field}}} alone.")
 
 
 def _parse(template: str) -> list[tuple[str, str | None, str | None, str | None]]:

@@ -75,6 +75,18 @@ def read_facts(path: Path) -> list[Fact]:
     return list(facts.values())
 
 
+def refuse_split(facts: Iterable[Fact], split: str) -> None:
+    """Raise DataError naming a fact that draws on `split`, where there is one."""
+    drawn = [fact for fact in facts if fact.split == split]
+    if drawn:
+        fact = min(drawn, key=lambda fact: fact.id)
+        raise DataError(
+            f"the profile store holds {len(drawn)} facts from the split {split!r}, which is being worked on; "
+            f"the first is {fact.id!r} (speaker {fact.speaker}, dialogue {fact.dialogues[0]!r}). "
+            "Expected facts from other splits only. Run the profiles stage on training dialogues."
+        )
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 

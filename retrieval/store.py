@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.errors import DataError
 from ..data.files import hash_file, read_json, replace_atomically, write_json
-from .profiles import Fact, read_facts, write_facts
+from .profiles import Fact, read_facts, refuse_split, write_facts
 
 FORMAT = 1
 FACTS, INDEX, SIDECAR = "facts.jsonl", "index.faiss", "store.json"
@@ -98,20 +98,9 @@ class ProfileStore:
         found = [(self._facts[row], cosine) for row, cosine in zip(rows.tolist(), cosines, strict=True)]
         return sorted(found, key=lambda pair: (-pair[1], pair[0].id))[:k]
 
-    def split_of_facts(self) -> set[str]:
-        """The splits that the facts draw on."""
-        return {fact.split for fact in self._facts.values()}
-
     def refuse_split(self, split: str) -> None:
         """Raise DataError naming a fact that draws on `split`, where there is one."""
-        drawn = [fact for fact in self._facts.values() if fact.split == split]
-        if drawn:
-            fact = min(drawn, key=lambda fact: fact.id)
-            raise DataError(
-                f"the profile store holds {len(drawn)} facts from the split {split!r}, which is being worked on; "
-                f"the first is {fact.id!r} (speaker {fact.speaker}, dialogue {fact.dialogues[0]!r}). "
-                "Expected facts from other splits only. Run the profiles stage on training dialogues."
-            )
+        refuse_split(list(self._facts.values()), split)
 
     def save(self, folder: Path) -> None:
         """Write facts.jsonl, index.faiss and store.json, the sidecar with their hashes.
@@ -196,10 +185,7 @@ class ProfileStore:
 def _read_sidecar(folder: Path) -> dict[str, Any]:
     path = folder / SIDECAR
     _require(path)
-    try:
-        sidecar = read_json(path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected UTF-8, found other bytes ({error.reason}). {_REMEDY}") from error
+    sidecar = read_json(path)
     if not isinstance(sidecar, dict):
         raise DataError(f"{path}: expected a JSON object, found {sidecar!r:.80}. {_REMEDY}")
     return sidecar

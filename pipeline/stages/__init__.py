@@ -34,27 +34,32 @@ STAGES: dict[str, Stage] = {
         sections=("prompts", "model", "profiles"),
         inputs=("ingest/", "profiles/"),
     ),
+    "baselines": Stage(
+        module="erckit.pipeline.stages.baselines",
+        sections=("profiles",),
+        inputs=("ingest/",),
+    ),
     "train": Stage(
         module="erckit.pipeline.stages.train",
         sections=("train", "model"),
-        inputs=("prompts/train.jsonl", "prompts/dev.jsonl", "ingest/labels.json"),
+        inputs=("prompts/train.jsonl", "prompts/dev.jsonl", "prompts/wording/", "ingest/labels.json"),
         seeded=True,
     ),
     "predict": Stage(
         module="erckit.pipeline.stages.predict",
         sections=("predict", "model", "prompts"),
-        inputs=("prompts/dev.jsonl", "prompts/test.jsonl", "profiles/store.json", "train/adapter/"),
+        inputs=("ingest/", "prompts/", "profiles/facts.jsonl", "train/adapter/"),
         seeded=True,
     ),
     "evaluate": Stage(
         module="erckit.pipeline.stages.evaluate",
-        sections=("evaluate", "profiles"),
-        inputs=("predict/", "ingest/"),
+        sections=("evaluate",),
+        inputs=("predict/", "baselines/", "ingest/labels.json", "profiles/facts.jsonl"),
         seeded=True,
     ),
     "report": Stage(
         module="erckit.pipeline.stages.report",
         sections=("report",),
-        inputs=("ingest/", "profiles/", "prompts/", "train/", "predict/", "evaluate/"),
+        inputs=("ingest/", "profiles/", "prompts/", "baselines/", "train/", "predict/", "evaluate/"),
     ),
 }

@@ -12,7 +12,7 @@ from ...data.files import write_json, write_json_lines
 from ...data.speakers import SpeakerRegistry
 from ...prompts.tasks import Knowledge, Task, build_trees
 from ...prompts.tokens import PieceTokenizer
-from ...prompts.tree import PromptTree, gold_emotions, to_record, unroll
+from ...prompts.tree import PromptTree, gold_emotions, read_aloud, to_record, unroll
 from ...prompts.wording import Piece, read_wording
 from ...retrieval.biographer import StatisticalBiographer
 from ...retrieval.encoder import SentenceEncoder
@@ -85,11 +85,6 @@ def build_task(config: Config, run: Run) -> Task:
         fact_tokens=settings.fact_tokens if settings.facts else 0,
         recent_count=0 if settings.recent_emotions == "none" else settings.recent_count,
     )
-
-
-def read_aloud(prompt: tuple[Piece, ...]) -> str:
-    """Return a prompt as a person reads it."""
-    return "".join(piece.text for piece in prompt)
 
 
 def leave_out(biographer: StatisticalBiographer, count: int, dialogue: Dialogue, vectors: np.ndarray) -> Knowledge:

@@ -1,18 +1,18 @@
 """Train: LoRA on the language model through TRL; the adapter with the best dev W-F1 is kept."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...data.files import write_json_lines
 from ...prompts.tokens import PieceTokenizer
 from ..adapter import save_adapter
 from ..artefacts import load_labels, load_trees, load_wording
-from ..backbone import choose_device, choose_dtype, load_model, load_tokenizer, lora
+from ..backbone import choose_device, choose_dtype, load_model, load_tokenizer, lora, mixes_precision
 from ..config import Config
 from ..loss import class_weights
 from ..run import Run
 
 if TYPE_CHECKING:
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
     from ..training import ErcTrainer
 
@@ -55,22 +55,27 @@ def build_trainer(config: Config, run: Run) -> "ErcTrainer":
         model, lora(config.model, rank=settings.lora_rank, alpha=settings.lora_alpha, dropout=settings.lora_dropout)
     )
     arguments = build_arguments(config, run, examples=len(prompts.examples))
-    return ErcTrainer(model, arguments, prompts, weights, list(load_trees(run, "dev", wording)), settings.patience)
+    return ErcTrainer(
+        model=model,
+        args=arguments,
+        prompts=prompts,
+        weights=weights,
+        dev=list(load_trees(run, "dev", wording)),
+        patience=settings.patience,
+        mixed_precision=mixes_precision(config.model),
+    )
 
 
 def build_arguments(config: Config, run: Run, examples: int) -> "SFTConfig":
     """Return TRL's settings for `examples` training examples."""
     import torch
-    from trl import SFTConfig
+    from trl.trainer.sft_config import SFTConfig
 
     settings = config.train
     steps = -(-examples // (settings.batch_size * settings.accumulation))
-    once = settings.evaluations_per_epoch == 1
-    look = (
-        {"strategy": "epoch"}
-        if once
-        else {"strategy": "steps", "steps": max(1, steps // settings.evaluations_per_epoch)}
-    )
+    when: dict[str, Any] = {"strategy": "epoch"}
+    if settings.evaluations_per_epoch > 1:
+        when = {"strategy": "steps", "steps": max(1, steps // settings.evaluations_per_epoch)}
     return SFTConfig(
         output_dir=str(run.path("train", "checkpoints")),
         num_train_epochs=settings.epochs,
@@ -83,10 +88,11 @@ def build_arguments(config: Config, run: Run, examples: int) -> "SFTConfig":
         gradient_accumulation_steps=settings.accumulation,
         per_device_eval_batch_size=config.predict.batch_size,
         gradient_checkpointing=settings.gradient_checkpointing,
-        bf16=choose_dtype(config.model) == torch.bfloat16,
+        bf16=False,  # the trainer does it, around the loss alone: dev is answered as in prediction
         fp16=choose_dtype(config.model) == torch.float16,
         use_cpu=choose_device(config.model) == "cpu",
-        **{f"{what}_{key}": value for what in ("eval", "save") for key, value in look.items()},
+        # A checkpoint at every look at dev, so that the best one is there to load.
+        **{f"{what}_{key}": value for what in ("eval", "save") for key, value in when.items()},
         save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model="eval_w_f1",

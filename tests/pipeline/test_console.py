@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from erckit.pipeline import console
-from erckit.pipeline.console import format_seconds, progress
+from erckit.pipeline.console import format_memory, format_seconds, progress
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,6 +75,10 @@ def test_on_a_terminal_it_is_a_bar(monkeypatch):
 def test_durations_as_people_write_them(seconds, exact, coarse):
     assert format_seconds(seconds) == exact
     assert format_seconds(seconds, coarse=True) == coarse
+
+
+def test_memory_as_people_write_it():
+    assert [format_memory(mib) for mib in (9.6, 1023, 1024, 2500)] == ["10 MiB", "1023 MiB", "1.0 GiB", "2.4 GiB"]
 
 
 @given(st.floats(0, 1e6))

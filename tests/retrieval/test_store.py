@@ -88,7 +88,6 @@ def test_store_holds_what_was_put_in_and_not_deleted(history):
 
     assert len(store) == len(known)
     assert store.speakers == tuple(sorted({fact.speaker for fact in known}))
-    assert store.split_of_facts() == {fact.split for fact in known}
     for speaker in range(5):
         of_speaker = [fact for fact in known if fact.speaker == speaker]
         assert store.facts_of(speaker) == sorted(of_speaker, key=lambda fact: fact.id)

@@ -1,0 +1,167 @@
+"""What several rooms test with: tiny tokenizers of the kinds that matter, trained here, so that nothing is fetched."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are fastest on one thread, most of all on a busy machine
+
+# Shortened from the published templates; what matters is kept: a system turn nobody asked for, a date, trimming.
+CHAT_TEMPLATES = {
+    "qwen2": """{% for m in messages %}{% if loop.first %}<|im_start|>system
+You are a helpful assistant.<|im_end|>
+{% endif %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}""",
+    "llama": """{{ bos_token }}{{ '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' }}\
+{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}<|eot_id|>{% for m in messages %}\
+{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}""",
+    "phi3": """{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}""",
+}
+SPECIAL_TOKENS = {
+    "qwen2": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "extra_special_tokens": ["<|im_start|>"]},
+    "llama": {
+        "bos_token": "<|begin_of_text|>",
+        "eos_token": "<|eot_id|>",
+        "pad_token": "<|finetune_right_pad_id|>",
+        "extra_special_tokens": ["<|start_header_id|>", "<|end_header_id|>"],
+    },
+    "phi3": {
+        "bos_token": "<s>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<unk>",
+        "pad_token": "<|placeholder1|>",
+        "extra_special_tokens": ["</s>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Callable[[str], Any]:
+    """A function from a kind to a tokenizer of some 600 tokens with its chat template.
+
+    "qwen2" is byte-level BPE without a first token, "llama" is byte-level BPE with one, as Llama 3, and "phi3" writes
+    blanks as "▁" and falls back to bytes, as SentencePiece does for Llama 2 and Phi-3. "embedded" is the WordPiece
+    tokenizer of the embedded model, whole.
+    """
+    return cache(_make_tokenizer)
+
+
+def _make_tokenizer(kind: str) -> Any:
+    from erckit.retrieval.encoder import embedded_model_path
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if kind == "embedded":
+        return AutoTokenizer.from_pretrained(embedded_model_path())
+    trained, template, special = _train_tokenizer(kind), CHAT_TEMPLATES[kind], SPECIAL_TOKENS[kind]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained, chat_template=template, **special)
+    if kind == "qwen2":
+        tokenizer.add_tokens(["<think>"])  # as in Qwen3: it steers the model, and yet it is not called special
+    return tokenizer
+
+
+def _train_tokenizer(kind: str) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    special = [token for value in SPECIAL_TOKENS[kind].values() for token in ([value] if value[0] == "<" else value)]
+    if kind == "phi3":
+        pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        spaced = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        decoder, alphabet, spare = decoders.Sequence(spaced), [], [f"<0x{byte:02X}>" for byte in range(256)]
+    else:
+        pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        decoder, alphabet, spare = decoders.ByteLevel(), pre_tokenizers.ByteLevel.alphabet(), []
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special + spare, initial_alphabet=alphabet, show_progress=False
+    )
+    sample = (files("erckit.data") / "sample" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    learner.train_from_iterator(sample[:20], trainer)
+    # Built once more, because what a trainer takes as spare tokens becomes control tokens of its tokenizer.
+    learned = json.loads(learner.to_str())["model"]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    tokenizer = Tokenizer(models.BPE(learned["vocab"], merges, byte_fallback=bool(spare)))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizer, decoder
+    if bos := SPECIAL_TOKENS[kind].get("bos_token"):
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_tokenizer, tmp_path_factory) -> Callable[[str], Path]:
+    """A function from a kind of `tiny_tokenizer` to the folder of a causal model of two layers with random weights."""
+
+    @cache
+    def build(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
+        tokenizer = tiny_tokenizer(kind)
+        tokenizer.save_pretrained(folder)
+        _build_model(kind, tokenizer).save_pretrained(folder)
+        return folder
+
+    return build
+
+
+def _build_model(kind: str, tokenizer: Any) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.3,  # large, so that answers differ from prompt to prompt
+        **{f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")},
+    )
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config)
+
+
+TINY_SETTINGS = """
+name: talk
+data: {{path: {corpus}}}
+model: {{name: {model}, device: cpu, dtype: float32}}
+prompts: {{template: brief, window: 3, biography_tokens: 24, facts: 1, fact_tokens: 32}}
+train: {{epochs: 1, batch_size: 8, lora_rank: 4, learning_rate: 1.0e-2}}
+evaluate: {{resamples: 50}}
+report: {{conversations: 2, prompts: 1}}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory) -> Path:
+    """The folder of a cut of the sample corpus: 12/4/4 dialogues of six utterances at most, all labels in train."""
+    folder = tmp_path_factory.mktemp("corpora") / "cut"
+    folder.mkdir()
+    sample = files("erckit.data") / "sample"
+    (folder / "labels.json").write_text((sample / "labels.json").read_text(encoding="utf-8"), encoding="utf-8")
+    for split, count in (("train", 12), ("dev", 4), ("test", 4)):
+        lines = (sample / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+        dialogues = [json.loads(line) for line in lines]
+        cut = [json.dumps(dialogue | {"utterances": dialogue["utterances"][:6]}) + "\n" for dialogue in dialogues]
+        (folder / f"{split}.jsonl").write_text("".join(cut), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_corpus, tiny_model, tmp_path_factory) -> Path:
+    """A configuration file of small sizes, "talk", for the cut corpus and the tiny model of the kind "qwen2"."""
+    path = tmp_path_factory.mktemp("configs") / "talk.yaml"
+    path.write_text(TINY_SETTINGS.format(corpus=tiny_corpus, model=tiny_model("qwen2")), encoding="utf-8")
+    return path

@@ -1,0 +1,296 @@
+"""The report page: it says what the artefacts say, marks oracles, escapes text, and never changes by itself."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from erckit.data.files import write_json, write_json_lines
+from erckit.pipeline.config import Config, load_config
+from erckit.pipeline.predictions import Prediction, write_predictions
+from erckit.pipeline.report.page import make_environment
+from erckit.pipeline.run import Run
+from erckit.pipeline.stages.report import run as report
+from hypothesis import given
+from hypothesis import strategies as st
+
+LABELS = ("glad", "calm", "gloomy")
+SPLITS = ("train", "dev", "test")
+BASELINES = {"majority": 12.34, "tfidf": -0.5, "encoder": -7.5}  # the model's lead over each, its interval ± 1
+
+
+class Page(HTMLParser):
+    """A page as a reader finds it: text by element, all elements with their attributes, and whether tags match."""
+
+    VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[tuple[str, ...], str]] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        assert len({name for name, _ in attrs}) == len(attrs), (tag, attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, (tag, self.open)
+        self.texts.append((tuple(self.open), " " if tag in ("td", "th") else ""))
+
+    def handle_data(self, data):
+        self.texts.append((tuple(self.open), data))
+
+    def inside(self, tag: str) -> str:
+        return "".join(data for place, data in self.texts if tag in place)
+
+    @property
+    def text(self) -> str:
+        """All that is read, each run of blanks as one."""
+        return " ".join("".join(data for place, data in self.texts if "style" not in place).split())
+
+
+def system(score: float, lead: float | None = None, *, oracle: bool = False) -> dict[str, Any]:
+    scores = {"precision": score + 1.25, "recall": score - 1.75, "f1": score, "support": 1234}
+    made = {"w_f1": score, "w_f1_interval": [score - 2.5, score + 3.25], "macro_f1": 21.43, "accuracy": 43.21}
+    made |= {"oracle": oracle, "per_class": dict.fromkeys(LABELS, scores)}
+    made |= {"confusion": [[101, 7, 0], [8, 102, 9], [0, 0, 0]]}
+    return made if lead is None else made | {"model_minus_this": {"w_f1": lead, "interval": [lead - 1, lead + 1]}}
+
+
+def metrics(score: float = 55.55, leads: dict[str, float] = BASELINES, **oracles: bool) -> dict[str, Any]:
+    """metrics.json with chosen numbers; dev is 3 points better than test."""
+
+    def split(score: float) -> dict[str, Any]:
+        systems = {"model": system(score, oracle=oracles.get("model", False))}
+        systems |= {name: system(score - lead, lead, oracle=name == "gold history") for name, lead in leads.items()}
+        return {"dialogues": 4321, "utterances": 8765, "systems": systems}
+
+    return {"labels": list(LABELS), "splits": {"dev": split(score + 3), "test": split(score)}}
+
+
+def say(dialogue: str, turn: int, text: str, label: str, gold: str | None, **more: Any) -> Prediction:
+    probabilities = {name: 0.62 if name == label else 0.19 for name in LABELS}
+    speaker = ("Ada", "Ben")[turn % 2]
+    asked = f"What does {speaker} feel?\n\n{text}\n"
+    values = {"prompt": asked, "made_with": {"dtype": "float32", "batch_size": 4}} | more
+    return Prediction(dialogue, f"{dialogue}-{turn}", turn, speaker, text, gold, label, probabilities, **values)
+
+
+def talk(dialogue: str, turns: int = 3, *, wrong: int = 1, **more: Any) -> list[Prediction]:
+    return [
+        say(dialogue, t, f"Line {t} of {dialogue}.", "glad", "calm" if t < wrong else "glad", **more)
+        for t in range(turns)
+    ]
+
+
+def make_run(folder: Path, answers: list[Prediction], by_seed: dict[int, dict[str, Any]], config: Config) -> Run:
+    """Write all that the report reads, in the form of the stages before it."""
+    run = Run(folder, next(iter(by_seed)), tuple(by_seed))
+    counts = {split: {"dialogues": 2, "utterances": 6} for split in SPLITS}
+    corpus = {"name": "talk", "form": "erckit-jsonl", "counts": counts, "repairs": {"typographic quotes": 17}}
+    write_json(run.path("ingest", "corpus.json"), corpus | {"differences": ["One dialogue fewer than published."]})
+    write_json(run.path("ingest", "labels.json"), list(LABELS))
+    people = [
+        {"id": 1, "name": "Ada", "aliases": [], "seen": True},
+        {"id": 2, "name": "Ben", "aliases": [], "seen": False},
+    ]
+    write_json(run.path("ingest", "speakers.json"), people)
+    says = [{"id": p.utterance, "speaker": p.speaker, "text": p.text, "label": p.gold} for p in answers]
+    write_json_lines(run.path("ingest", "dialogues.test.jsonl"), [{"id": "all", "utterances": says}])
+    tokens = {key: {split: 99 for split in SPLITS} for key in ("prompts", "mean_tokens", "longest_tokens")}
+    write_json(run.path("prompts", "summary.json"), tokens | {"losses": {"prompts without their oldest turns": 23}})
+    fact = {"id": "f1", "speaker": 1, "kind": "base_rate", "text": "Ada is mostly glad.", "general": True}
+    fact |= {"split": "train", "dialogues": ["t1"], "utterances": ["t1-0"], "query": ""}
+    write_json_lines(run.path("profiles", "facts.jsonl"), [fact])
+    for seed, values in by_seed.items():
+        one = run.with_seed(seed)
+        write_json(one.path("evaluate", "metrics.json"), values)
+        write_predictions(one.path("predict", "test.jsonl"), answers)
+        if not config.predict.adapter:
+            write_json_lines(one.path("train", "log.jsonl"), LOG)
+    versions = {"versions": {"python": "3.11.7"}, "inputs": {"corpus/test.jsonl": "0123abcd"}, "seconds": 75.0}
+    write_json(
+        run.path("ingest", "manifest.json"), versions | {"peak_memory_mib": 512.0, "summary": "talk, 6 utterances"}
+    )
+    return run
+
+
+LOG = [
+    {"loss": 1.5, "epoch": 0.5, "step": 10},
+    {"eval_w_f1": 20.0, "epoch": 1.0, "step": 20},
+    {"eval_w_f1": 31.25, "epoch": 2.0, "step": 40},
+    {"eval_w_f1": 31.25, "epoch": 3.0, "step": 60},
+    {"train_runtime": 5.0, "epoch": 3.0, "step": 60},
+]
+
+
+@pytest.fixture
+def make_page(tmp_path):
+    """A function that writes a run folder and its page, and returns the page as HTML."""
+
+    def make(answers=None, by_seed=None, *settings: str) -> str:
+        (tmp_path / "talk.yaml").write_text("name: talk\ndata: {path: talk}\n")
+        config = load_config(str(tmp_path / "talk.yaml"), settings)
+        run = make_run(
+            tmp_path / "runs" / "talk", answers or [*talk("d1"), *talk("d2")], by_seed or {1: metrics()}, config
+        )
+        assert report(config, run) == f"the page {tmp_path}/runs/talk/report/index.html"
+        assert [path.name for path in run.path("report").iterdir()] == ["index.html"]
+        html = run.path("report", "index.html").read_text(encoding="utf-8")
+        assert str(tmp_path) not in html
+        return html
+
+    return make
+
+
+def test_the_numbers_of_the_metrics_stand_on_the_page(make_page):
+    text = Page(make_page()).text
+
+    assert "talk, the model all-MiniLM-L6-v2 (embedded) with a task adapter (LoRA) reaches a test W-F1 of 55.55" in text
+    for number in ("[53.05, 58.80]", "58.55", "56.80", "53.80", "21.43", "43.21", "1,234", "4,321", "8,765", "43.21"):
+        assert number in text, number
+    assert "+12.34 [11.34, 13.34]" in text and "−7.50 [−8.50, −6.50]" in text and "−0.50 [−1.50, 0.50]" in text
+    assert "17 repaired: typographic quotes." in text and "One dialogue fewer than published." in text
+    assert "23 prompts without their oldest turns" in text
+    assert "1 of 2 speakers do not occur in train, so nothing is known of them; they say 2 of the 6 utterances" in text
+    assert "1 min 15 s" in text and "0.50 GiB" in text and "float32" in text and "0123abcd" in text
+    assert "31.25 at step 40, was kept" in text  # the first of two equally good ones, as the trainer keeps it
+
+
+def test_the_page_says_which_baselines_are_beaten_and_which_not(make_page):
+    text = Page(make_page()).text
+
+    assert "It beats majority class (+12.34" in text
+    assert "It is not distinguishable from TF-IDF + logistic regression (−0.50" in text
+    assert "It is worse than frozen encoder + logistic regression (−7.50" in text
+    none = Page(make_page(None, {1: metrics(leads={"majority": 0.5, "tfidf": -9.0})})).text
+    assert "It beats none of the baselines." in none
+
+
+@pytest.mark.parametrize(
+    "text", ["<script>alert(1)</script>", "</pre></details><b>", '" onload="x', "&lt;b&gt;", "{{ 7 * 7 }}"]
+)
+def test_text_of_the_corpus_is_text_on_the_page(make_page, text):
+    answers = [say("<i>d</i>", 0, text, "glad", "calm"), say("<i>d</i>", 1, "Yes.", "calm", None, prompt=text)]
+    page, plain = Page(make_page(answers)), Page(make_page())
+
+    assert text in page.inside("table") and text in page.inside("pre") and "<i>d</i>" in page.inside("h3")
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in plain.tags}  # no element that is not ours
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"), min_size=1))
+def test_a_prompt_stands_exactly_as_asked(text):
+    asked = say("d", 0, "Yes.", "glad", None, prompt=text)
+    html = part("conversations.html.jinja", conversations=[], prompts=[asked], labels=LABELS)
+
+    # As a browser reads it: the first line break of a pre is dropped.
+    assert Page(html).inside("pre") == "\n" + text
+
+
+def test_whatever_an_oracle_touches_bears_the_badge(make_page):
+    fair = Page(make_page())
+    assert fair.text.count("ORACLE") == 0 and "None: no number on this page comes from a system" in fair.text
+
+    leads = BASELINES | {"gold history": -9.0}
+    told = Page(make_page(None, {1: metrics(leads=leads)}))
+    title = "the model, told gold recent emotions"
+    assert told.inside("svg").count("oracle") == 1 and f"{title} (oracle) 64.55" in label_of(told, "W-F1 on test")
+    # The table, the sentence below the verdicts and the list of oracles; plots have a badge of their own.
+    assert told.text.lower().count(f"{title} oracle") == 3
+    assert told.text.count("ORACLE") == 3 and "ORACLE" not in told.inside("h2")
+
+    answers = [*talk("d1", oracle=True), *talk("d2", oracle=True)]
+    gold = Page(make_page(answers, {1: metrics(model=True)}, "prompts.recent_emotions=gold"))
+    assert "All answers on this page are those of an oracle. ORACLE" in gold.text and "55.55 ORACLE" in gold.text
+    assert gold.inside("h3").count("ORACLE") == 2 and gold.inside("summary").count("ORACLE") == 3
+    assert "ORACLE" in gold.inside("h2") and gold.inside("figcaption").count("ORACLE") == 2
+    assert gold.inside("svg").count("oracle") == 2 and "(oracle)" in label_of(gold, "Precision")
+
+
+def test_unlabelled_utterances_are_answered_and_marked(make_page):
+    answers = [say("d1", 0, "Who knows?", "glad", None), say("d1", 1, "I do.", "calm", "calm"), *talk("d2", wrong=3)]
+    page = Page(make_page([*answers, say("d3", 0, "Nobody.", "calm", None)]))
+
+    assert "2 of the 6 utterances of test have no gold emotion" in page.text
+    assert "1 of 1 labelled turns right" in page.text and "0 of 0 labelled turns right" in page.text
+    assert "62 % – no gold" in page.text and "62 % calm ✓ right" in page.text and "62 % calm ✗ wrong" in page.text
+
+
+def test_several_seeds_stand_with_mean_deviation_and_interval(make_page):
+    scores = [50.0, 53.5, 54.75]
+    # The lead over TF-IDF is sure in two of three seeds, so the verdict is that it is not.
+    leads = [BASELINES | {"tfidf": lead} for lead in (3.0, 0.5, 4.0)]
+    found = {7 + place: metrics(score, leads[place]) for place, score in enumerate(scores)}
+    text = Page(make_page(None, found, "seed=7")).text
+
+    mean, deviation = np.mean(scores), np.std(scores, ddof=1)
+    half = 4.302653 * deviation / np.sqrt(3)  # Student's t for two degrees of freedom, from a printed table
+    assert f"reaches a test W-F1 of {mean:.2f} on average over 3 seeds (standard deviation {deviation:.2f})" in text
+    assert f"Mean {mean:.2f} {mean + 3:.2f}" in text and f"Standard deviation {deviation:.2f} {deviation:.2f}" in text
+    assert f"[{mean - half:.2f}, {mean + half:.2f}]" in text
+    assert "It is not distinguishable from TF-IDF" in text and "(beaten with 2 of 3 seeds)" in text
+    assert all(f"{7 + place} {score:.2f}" in text for place, score in enumerate(scores))
+    assert "erckit run talk.yaml --seeds 3" in text
+
+
+def test_answers_of_another_adapter_come_without_a_training_curve(make_page):
+    text = Page(make_page(None, None, "predict.adapter=adapters/mine")).text
+
+    assert "This run trained nothing: the answers come from the adapter in adapters/mine" in text
+    assert "was kept" not in text and "kept checkpoint" not in text and "In training they are gold" not in text
+
+
+def test_long_conversations_are_cut_and_say_so(make_page):
+    page = Page(make_page(talk("long", 45)))
+
+    assert "The first 40 of its 45 turns are shown." in page.text and "44 of 45 labelled turns right" in page.text
+    assert "Line 39 of long." in page.text and "Line 40 of long." not in page.inside("table")
+
+
+def test_nothing_but_sections_asked_for_are_shown(make_page):
+    page = Page(make_page(None, None, "report.conversations=0", "report.prompts=0"))
+
+    links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
+    places = {f"#{attributes['id']}" for tag, attributes in page.tags if tag == "section"}
+    assert links == places == {"#result", "#protocol", "#emotions", "#training", "#reproduce"}
+
+
+def test_the_page_is_well_formed_accessible_and_needs_nothing_else(make_page):
+    html = make_page()
+    page = Page(html)
+
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    references = [value for _, a in page.tags for key, value in a.items() if key in ("src", "href", "xlink:href")]
+    assert all(value == "data:," or value[1:] in ids for value in references)
+    assert not re.search(r"@import|url\((?!#)|<script", html)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in page.tags if tag == "svg")
+    assert all(a.get("tabindex") == "0" and a.get("aria-label") for _, a in page.tags if a.get("role") == "region")
+    assert set(re.findall(r"var\((--[\w-]+)\)", html)) <= set(re.findall(r"(--[\w-]+):", html))
+
+
+def test_equal_runs_make_equal_pages(make_page):
+    assert make_page() == make_page()
+
+
+def label_of(page: Page, start: str) -> str:
+    return next(a["aria-label"] for _, a in page.tags if (a.get("aria-label") or "").startswith(start))
+
+
+def part(template: str, **findings: Any) -> str:
+    return make_environment(findings["labels"]).get_template(template).render(findings)
