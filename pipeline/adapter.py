@@ -55,4 +55,10 @@ def load_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
             raise DataError(
                 f"{folder}: the adapter was made for {key} {card.get(key)!r}, expected {value!r}. {remedies[key]}"
             )
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise DataError(
+            f"{folder}: the adapter cannot be loaded ({reason}). Copy its folder again, or train again."
+        ) from error

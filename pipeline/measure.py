@@ -1,5 +1,7 @@
 """What a manifest says of the machine: package versions and peak memory."""
 
+import ctypes
+import gc
 import platform
 import resource
 import sys
@@ -28,9 +30,22 @@ def package_versions() -> dict[str, str]:
 
 def reset_peak_memory() -> None:
     """Let the peak begin anew, where the system can (Linux); elsewhere it is that of the process so far."""
+    release_memory()
     try:
         _CLEAR.write_text("5")
     except OSError:
+        pass
+
+
+def release_memory() -> None:
+    """Hand freed memory back to the system, where it has such a call (glibc).
+
+    Tensors of ever other lengths leave gaps that are never filled again: 2.3 GiB after 160 batches, 1.4 without them.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
         pass
 
 

@@ -19,6 +19,7 @@ from ..prompts.tree import Branch, PromptTree, gold_emotions, unroll
 from ..prompts.wording import Wording
 from .console import progress
 from .loss import confusion_errors, weighted_mean
+from .measure import release_memory
 from .metrics import confusion_matrix, weighted_f1
 from .scoring import answer_log_likelihoods, answer_trees, pad_left
 
@@ -122,7 +123,7 @@ class ErcTrainer(SFTTrainer):
             train_dataset=rows,
             eval_dataset=rows.select([0]),  # never read: `evaluate` answers the dev trees
             data_collator=self.collate,
-            callbacks=[EarlyStoppingCallback(patience), _EpochStart(prompts), _StepProgress()],
+            callbacks=[EarlyStoppingCallback(patience), _EpochStart(prompts), _CheckpointLog(), _Housekeeping()],
         )
         self.remove_callback(PrinterCallback)  # log.jsonl holds it all
 
@@ -195,8 +196,17 @@ class _EpochStart(TrainerCallback):
         self.prompts.start_epoch(epoch, looks[-1]["eval_confusion"] if looks else None)
 
 
-class _StepProgress(TrainerCallback):
-    """Shows how many optimiser steps are done, in the way of all of erckit's progress."""
+class _CheckpointLog(TrainerCallback):
+    """Ends a stretch of the log at every checkpoint, where a resumed run begins to average anew."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log = control.should_log or control.should_save
+
+    on_epoch_end = on_step_end
+
+
+class _Housekeeping(TrainerCallback):
+    """Shows how many optimiser steps are done, in the way of all of erckit's progress, and keeps memory flat."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.steps = progress(range(state.global_step, state.max_steps), state.max_steps, "training steps")
@@ -204,3 +214,5 @@ class _StepProgress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         next(self.steps, None)
+        if state.global_step % 10 == 0 or control.should_evaluate:
+            release_memory()

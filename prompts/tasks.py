@@ -34,7 +34,8 @@ class Task:
 
     @property
     def longest_label(self) -> str:
-        return max(self.labels, key=lambda label: len(self.tokens.answers[label]))
+        """The label that takes most tokens where recent emotions are told."""
+        return max(self.labels, key=lambda label: self.tokens.count([Piece(f" {label}")]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,15 @@ def build_trees(
     plan = _plan_windows if task.history == "window" else _plan_segments
     for segment, (first, turns) in enumerate(plan(asked, draft)):
         trunk, after = draft.trunk(first, turns[-1])
-        branches = tuple(replace(draft.branch(turn), after=after[turn - first]) for turn in turns)
+        cuts = {turn: first > draft.first_wanted(turn) for turn in turns}
+        losses["prompts without their oldest turns"] += sum(cuts.values())
+        branches = tuple(replace(draft.branch(turn), after=after[turn - first], cut=cuts[turn]) for turn in turns)
         yield PromptTree(dialogue.id, segment, trunk, branches)
 
 
 def _plan_windows(asked: Sequence[int], draft: "_Draft") -> Iterator[tuple[int, list[int]]]:
     for turn in asked:
-        wanted = max(0, turn - draft.task.window + 1)
-        first = draft.first_that_fits(wanted, turn)
-        draft.losses["prompts without their oldest turns"] += first > wanted
-        yield first, [turn]
+        yield draft.first_that_fits(draft.first_wanted(turn), turn), [turn]
 
 
 def _plan_segments(asked: Sequence[int], draft: "_Draft") -> Iterator[tuple[int, list[int]]]:
@@ -81,7 +81,6 @@ def _plan_segments(asked: Sequence[int], draft: "_Draft") -> Iterator[tuple[int,
             if turns:
                 yield first, turns
             first, turns = draft.first_that_fits(max(0, turn - draft.task.window + 1) if turns else first, turn), []
-        draft.losses["prompts without their oldest turns"] += first > 0
         turns.append(turn)
     if turns:
         yield first, turns
@@ -130,6 +129,10 @@ class _Draft:
             )
         return self._branches[turn]
 
+    def first_wanted(self, turn: int) -> int:
+        """Return the first turn that the prompt for `turn` shows where the budget allows."""
+        return 0 if self.task.history == "full" else max(0, turn - self.task.window + 1)
+
     def first_that_fits(self, first: int, turn: int) -> int:
         while not self.fits(first, turn):
             if first == turn:
@@ -173,13 +176,11 @@ class _Draft:
         )
 
     def _within(self, budget: int, texts: Sequence[str]) -> list[str]:
-        """Keep the texts in order while their tokens fit the budget, passing over those that do not."""
-        kept = []
+        """Keep the texts in order while they fit the budget together, passing over those that do not."""
+        kept: list[str] = []
         for text in texts:
-            size = self.task.tokens.count([Piece(text)])
-            if size <= budget:
+            if self.task.tokens.count([Piece(" ".join([*kept, text]))]) <= budget:
                 kept.append(text)
-                budget -= size
         return kept
 
     def _shorten(self, utterance: Utterance) -> str:
@@ -187,11 +188,11 @@ class _Draft:
         if self.task.tokens.count([Piece(utterance.text)]) <= limit:
             return utterance.text
         self.losses["utterances without their middle"] += 1
-        # The ends say most of what is felt. A token is at least one character, so this many always fit.
-        keep, text = len(utterance.text), utterance.text
-        while self.task.tokens.count([Piece(text)]) > limit:
-            keep = keep * 3 // 4
-            text = utterance.text[: keep // 2] + GAP + utterance.text[-(keep // 2) :]
+        # The ends say most of what is felt.
+        half, text = len(utterance.text) // 2, utterance.text
+        while half and self.task.tokens.count([Piece(text)]) > limit:
+            half = half * 3 // 4
+            text = utterance.text[:half] + GAP + utterance.text[len(utterance.text) - half :]
         return text
 
 

@@ -105,7 +105,7 @@ class StatisticalBiographer:
         by_departure = _ranked(departures)
         more = [label for label in by_departure if departures[label] > NOTABLE][:2]
         less = [label for label in reversed(by_departure) if departures[label] < -NOTABLE][:2]
-        usual = _ranked({label: float(own[label]) for label in self.labels})[:2]
+        usual = _ranked({label: float(own[label]) for label in self.labels if own[label]})[:2]
         text = f"{speaker} is mostly {' and '.join(usual)}"
         text += f", more often {' and '.join(more)} than others" if more else ""
         text += f", less often {' and '.join(less)}" if less else ""

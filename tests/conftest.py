@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -9,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are fastest on one thread, most of all on a busy machine
+
+settings.register_profile("erckit", deadline=None)  # how long an example takes says something of the machine only
+settings.load_profile("erckit")
 
 # Shortened from the published templates; what matters is kept: a system turn nobody asked for, a date, trimming.
 CHAT_TEMPLATES = {
@@ -154,8 +159,12 @@ def tiny_corpus(tmp_path_factory) -> Path:
     for split, count in (("train", 12), ("dev", 4), ("test", 4)):
         lines = (sample / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()[:count]
         dialogues = [json.loads(line) for line in lines]
-        cut = [json.dumps(dialogue | {"utterances": dialogue["utterances"][:6]}) + "\n" for dialogue in dialogues]
-        (folder / f"{split}.jsonl").write_text("".join(cut), encoding="utf-8")
+        for dialogue in dialogues:
+            dialogue["utterances"] = dialogue["utterances"][:6]
+            if split == "test":  # ids of the user's own, which tell utterances of one dialogue apart, no more
+                dialogue["utterances"] = [{"id": str(turn), **u} for turn, u in enumerate(dialogue["utterances"])]
+        text = "".join(json.dumps(dialogue) + "\n" for dialogue in dialogues)
+        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -165,3 +174,29 @@ def tiny_config(tiny_corpus, tiny_model, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("configs") / "talk.yaml"
     path.write_text(TINY_SETTINGS.format(corpus=tiny_corpus, model=tiny_model("qwen2")), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def prepared(tiny_config, tmp_path_factory) -> Any:
+    """A run of the tiny configuration that is made up to what training reads; tests work on copies of it."""
+    from erckit.pipeline.config import load_config
+    from erckit.pipeline.run import Run, run_stages
+
+    run = Run(tmp_path_factory.mktemp("runs") / "talk", seed=1)
+    run_stages(load_config(str(tiny_config)), run, last="baselines")
+    return run
+
+
+@pytest.fixture(scope="session")
+def begin(prepared, tiny_config, tmp_path_factory) -> Callable[..., Any]:
+    """A function from overrides of the tiny configuration to it and to a fresh copy of the prepared run."""
+    from erckit.pipeline.config import load_config
+    from erckit.pipeline.run import Run
+
+    def make(*overrides: str) -> Any:
+        config = load_config(str(tiny_config), overrides)
+        run = Run(tmp_path_factory.mktemp("copies") / "talk", seed=config.seed)
+        shutil.copytree(prepared.folder, run.folder)
+        return config, run
+
+    return make

@@ -116,7 +116,7 @@ def plot_classes(per_class: Mapping[str, Mapping[str, float]], oracle: bool) -> 
 
 def plot_training(curve: Curve) -> "Markup":
     """Draw the loss by step, and below it dev W-F1 by epoch with the kept checkpoint marked."""
-    with _drawing(270, rows=2) as (figure, (upper, lower)):
+    with _drawing(280, rows=2) as (figure, (upper, lower)):
         upper.plot([step for step, _ in curve.losses], [loss for _, loss in curve.losses], color=INK, linewidth=1.2)
         upper.set_title("training loss", loc="left", fontsize=10.5, color=SOFT)
         upper.set_xlabel("optimiser step")
@@ -148,6 +148,7 @@ def _drawing(height: float, rows: int = 1) -> "Iterator[tuple[Figure, list[Axes]
         matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
         matplotlib.rcParams.update(_STYLE)
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
+        figure.get_layout_engine().set(hspace=0.1)
         yield figure, list(figure.subplots(rows, squeeze=False)[:, 0])
 
 

@@ -84,6 +84,13 @@ def judge(intervals: Sequence[Sequence[float]]) -> str:
     return WORSE if all(high < 0 for _, high in intervals) else EVEN
 
 
+def shade_rows(confusion: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return each count as a share of its row, scaled so that the largest share of all is 1; empty rows are 0."""
+    counts = np.asarray(confusion, dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return (shares / (shares.max() or 1)).tolist()
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Return how two values or more spread."""
     from scipy.special import stdtrit

@@ -37,6 +37,11 @@ def run(config: Config, run: Run) -> str:
     return f"answers of {len(systems)} baselines"
 
 
+def fingerprint(config: Config) -> str:
+    """The encoder's weights decide too, whatever folder they come from."""
+    return SentenceEncoder(config.profiles.encoder).fingerprint
+
+
 def _answer_majority(splits: dict[str, list[Dialogue]], labels: LabelSet) -> dict[str, np.ndarray]:
     counts = Counter(utterance.label for utterance in _labelled(splits["train"]))
     shares = np.array([counts[label] for label in labels]) / counts.total()

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ...data.corpus import FORMS, read_corpus
-from ...data.dialogue import SPLITS
+from ...data.dialogue import SPLITS, Corpus
 from ...data.erckit_jsonl import write_dialogues
 from ...data.errors import DataError
 from ...data.files import write_json
@@ -21,6 +21,7 @@ SAMPLE = "sample"
 
 def run(config: Config, run: Run) -> str:
     corpus = read_corpus(find_corpus(config.data), config.data.form)
+    check_dev_labels(corpus)
     corpus, speakers = identify_speakers(corpus, _choose_aliases(config.data, corpus.name))
     for split in SPLITS:
         write_dialogues(run.path("ingest", f"dialogues.{split}.jsonl"), corpus.dialogues[split])
@@ -37,6 +38,15 @@ def run(config: Config, run: Run) -> str:
     sizes = "/".join(f"{counts[split]['utterances']:,}" for split in SPLITS)
     unseen = sum(not speaker.seen for speaker in speakers)
     return f"{corpus.name} ({corpus.form}), {sizes} utterances, {len(speakers)} speakers, {unseen} of them unseen"
+
+
+def check_dev_labels(corpus: Corpus) -> None:
+    """Raise DataError if dev, by which checkpoints and baselines are chosen, has no labelled utterance."""
+    if all(utterance.label is None for dialogue in corpus.dialogues["dev"] for utterance in dialogue.utterances):
+        raise DataError(
+            f"{corpus.name}: dev has no labelled utterance, and checkpoints and baselines are chosen on dev. Label "
+            "some of it, or move labelled dialogues there from train."
+        )
 
 
 def find_corpus(data: DataConfig) -> Path:

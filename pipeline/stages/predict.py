@@ -42,7 +42,7 @@ def answer_split(
     model: Any, tokens: PieceTokenizer, wording: Wording, config: Config, run: Run, split: str, *, oracle: bool
 ) -> Iterator[Prediction]:
     """Yield a prediction for every utterance of a split, in order; an oracle is told gold recent emotions."""
-    texts = {u.id: u.text for dialogue in load_dialogues(run, split) for u in dialogue.utterances}
+    texts = {(dialogue.id, u.id): u.text for dialogue in load_dialogues(run, split) for u in dialogue.utterances}
     made_with = {
         "dtype": str(choose_dtype(config.model)).removeprefix("torch."),
         "batch_size": config.predict.batch_size,
@@ -62,7 +62,7 @@ def answer_split(
             utterance=branch.utterance,
             turn=branch.turn,
             speaker=branch.speaker,
-            text=texts[branch.utterance],
+            text=texts[answer.dialogue, branch.utterance],
             gold=branch.label,
             label=answer.label,
             probabilities=dict(zip(tokens.answers, answer.probabilities, strict=True)),

@@ -26,6 +26,11 @@ def run(config: Config, run: Run) -> str:
     return f"{len(facts):,} facts about {len(store.speakers)} speakers"
 
 
+def fingerprint(config: Config) -> str:
+    """The encoder's weights decide too, whatever folder they come from."""
+    return SentenceEncoder(config.profiles.encoder).fingerprint
+
+
 def build_biographer(
     config: Config, run: Run, encoder: SentenceEncoder, dialogues: Sequence[Dialogue], vectors: np.ndarray
 ) -> StatisticalBiographer:

@@ -15,7 +15,7 @@ from ..predictions import Prediction, read_predictions
 from ..report import page
 from ..report.conversations import choose_conversations, pick_evenly, shorten_labels
 from ..report.plots import plot_classes, plot_systems, plot_training, read_curve
-from ..report.systems import BEATEN, EVEN, MODEL, WORSE, compare_systems, spread
+from ..report.systems import BEATEN, EVEN, MODEL, WORSE, compare_systems, shade_rows, spread
 from ..run import Run
 from . import STAGES
 from .ingest import SAMPLE
@@ -54,9 +54,7 @@ def collect_findings(config: Config, run: Run) -> dict[str, Any]:
         "config": config,
         "config_text": dump_config(config),
         "corpus": read_json(run.path("ingest", "corpus.json")),
-        "corpus_folder": None
-        if config.data.path == SAMPLE or Path(config.data.path).is_absolute()
-        else config.data.path,
+        "corpus_folder": _find_corpus_folder(config.data.path),
         "labels": list(labels),
         "short": shorten_labels(list(labels)),
         "summary": read_json(run.path("prompts", "summary.json")),
@@ -84,6 +82,7 @@ def _measure(metrics: list[dict[str, Any]], seeds: tuple[int, ...]) -> dict[str,
     return {
         "test": test,
         "result": test["systems"][MODEL],
+        "shades": shade_rows(test["systems"][MODEL]["confusion"]),
         "model": models[0],
         "systems": compare_systems(metrics),
         "verdicts": VERDICTS,

@@ -1,5 +1,7 @@
 """Train: LoRA on the language model through TRL; the adapter with the best dev W-F1 is kept."""
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...data.files import write_json_lines
@@ -20,14 +22,22 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_
 
 
 def run(config: Config, run: Run) -> str:
-    from transformers.trainer_utils import get_last_checkpoint
-
     trainer = build_trainer(config, run)
-    checkpoints = trainer.args.output_dir
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints))
+    trainer.train(resume_from_checkpoint=find_checkpoint(run.path("train", "checkpoints")))
     save_adapter(trainer.model, run.path("train", "adapter"), config, trainer.prompts.labels, trainer.prompts.wording)
-    write_json_lines(run.path("train", "log.jsonl"), trainer.state.log_history)
+    # The entry of how fast it went is left out: the manifest says that, and the log can be made again.
+    log = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+    write_json_lines(run.path("train", "log.jsonl"), log)
     return f"adapter with dev W-F1 {trainer.state.best_metric:.2f}, from step {trainer.state.best_global_step:,}"
+
+
+def find_checkpoint(folder: Path) -> str | None:
+    """Return the last checkpoint to resume from, None where there is none; one that a kill cut short is removed."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        if (path / "trainer_state.json").is_file():  # it is written last
+            return str(path)
+        shutil.rmtree(path)
+    return None
 
 
 def build_trainer(config: Config, run: Run) -> "ErcTrainer":
@@ -94,6 +104,7 @@ def build_arguments(config: Config, run: Run, examples: int) -> "SFTConfig":
         # A checkpoint at every look at dev, so that the best one is there to load.
         **{f"{what}_{key}": value for what in ("eval", "save") for key, value in when.items()},
         save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,  # patience goes on counting in a resumed run
         load_best_model_at_end=True,
         metric_for_best_model="eval_w_f1",
         greater_is_better=True,

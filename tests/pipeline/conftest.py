@@ -1,6 +1,5 @@
-"""What the tests of the pipeline share: prompts of small dialogues, and a run that is made up to its prompts."""
+"""What the tests of the pipeline share: loaded tiny models, and prompts of random dialogues."""
 
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -11,35 +10,14 @@ from erckit.data.dialogue import Dialogue, Utterance
 from erckit.data.files import read_json_lines, write_json_lines
 from erckit.data.labels import EMORYNLP, LabelSet
 from erckit.pipeline.backbone import load_model, load_tokenizer
-from erckit.pipeline.config import Config, Model, load_config
-from erckit.pipeline.run import Run, run_stages
+from erckit.pipeline.config import Config, Model
+from erckit.pipeline.run import Run
 from erckit.prompts.tasks import Knowledge, Task, build_trees
 from erckit.prompts.tokens import PieceTokenizer
 from erckit.prompts.tree import PromptTree
 from erckit.prompts.wording import read_wording
 
 WORDS = "well that was not what anybody said about the boat and the rain".split()
-
-
-@pytest.fixture(scope="session")
-def prepared(tiny_config, tmp_path_factory) -> Run:
-    """A run of the tiny configuration that is made up to its prompts; tests work on copies of it."""
-    run = Run(tmp_path_factory.mktemp("runs") / "talk", seed=1)
-    run_stages(load_config(str(tiny_config)), run, last="prompts")
-    return run
-
-
-@pytest.fixture(scope="session")
-def begin(prepared, tiny_config, tmp_path_factory) -> Callable[..., tuple[Config, Run]]:
-    """A function from overrides of the tiny configuration to it and to a fresh copy of the prepared run."""
-
-    def make(*overrides: str) -> tuple[Config, Run]:
-        config = load_config(str(tiny_config), overrides)
-        run = Run(tmp_path_factory.mktemp("copies") / "talk", seed=config.seed)
-        shutil.copytree(prepared.folder, run.folder)
-        return config, run
-
-    return make
 
 
 @pytest.fixture(scope="session")

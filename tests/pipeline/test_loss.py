@@ -133,14 +133,15 @@ class KeepGradients(TrainerCallback):
         }
 
 
-def test_accumulation_changes_nothing_but_memory(eight_examples):
-    gradients = {}
-    for batch, accumulation in ((8, 1), (1, 8), (4, 2), (3, 3)):
+def test_accumulation_and_checkpointing_change_nothing_but_memory(eight_examples):
+    gradients, losses = {}, {}
+    for batch, accumulation, checkpointing in ((8, 1, "false"), (1, 8, "false"), (4, 2, "false"), (3, 3, "true")):
         config, run = eight_examples(
             "train.class_weights=inverse",
             "train.max_gradient_norm=1e9",
             f"train.batch_size={batch}",
             f"train.accumulation={accumulation}",
+            f"train.gradient_checkpointing={checkpointing}",
         )
         trainer = build_trainer(config, run)
         assert len(trainer.prompts.examples) == 8 and len(set(trainer.weights.values())) > 1
@@ -153,11 +154,11 @@ def test_accumulation_changes_nothing_but_memory(eight_examples):
         trainer.add_callback(keep)
         trainer.train()
         assert trainer.state.global_step == 1
-        gradients[batch, accumulation] = keep.found
+        gradients[batch], losses[batch] = keep.found, trainer.state.log_history[0]["loss"]
 
-    whole = gradients[8, 1]
-    longest = max(gradient.abs().max().item() for gradient in whole.values())
-    assert min(gradient.abs().max().item() for gradient in whole.values()) > 1e-3 * longest
+    assert list(losses.values()) == pytest.approx([losses[8]] * 4, rel=1e-6)
+    longest = max(gradient.abs().max().item() for gradient in gradients[8].values())
+    assert min(gradient.abs().max().item() for gradient in gradients[8].values()) > 1e-3 * longest
     for found in gradients.values():
-        for name, gradient in whole.items():
+        for name, gradient in gradients[8].items():
             torch.testing.assert_close(found[name], gradient, atol=1e-6 * longest, rtol=0)

@@ -7,7 +7,7 @@ import pytest
 from erckit.pipeline.predictions import Prediction
 from erckit.pipeline.report.conversations import choose_conversations, pick_evenly, shorten_labels
 from erckit.pipeline.report.plots import EMOTION_COLOURS, read_curve
-from erckit.pipeline.report.systems import compare_systems, judge, spread
+from erckit.pipeline.report.systems import compare_systems, judge, shade_rows, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,7 +49,7 @@ def test_systems_stand_by_score_with_oracles_apart():
     assert found[0].verdict is None and found[-1].verdict is None and found[2].title == "new one"
 
 
-@settings(deadline=None)  # the first call imports scipy
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=8))
 def test_the_spread_of_seeds_is_that_of_numpy(values):
     found = spread(values)
@@ -59,6 +59,7 @@ def test_the_spread_of_seeds_is_that_of_numpy(values):
     assert found.high - found.mean >= 1.95 * found.deviation / np.sqrt(len(values)) - 1e-9  # wider than a normal one
 
 
+@settings(deadline=None)
 @given(dialogues, st.integers(0, 5))
 def test_conversations_are_shown_in_order_with_one_that_errs_much(corpus, count):
     answers = [answer(d, t, gold) for d, turns in enumerate(corpus) for t, gold in enumerate(turns)]
@@ -81,6 +82,7 @@ def test_conversations_are_shown_in_order_with_one_that_errs_much(corpus, count)
         assert all(turns.count("calm") / size >= one.count("calm") / (len(one) - one.count(None)) for one in longer)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 30))
 def test_an_even_choice_leaves_no_gap_longer_than_another_by_more_than_one(size, count):
     chosen = pick_evenly(range(size), count)
@@ -90,11 +92,18 @@ def test_an_even_choice_leaves_no_gap_longer_than_another_by_more_than_one(size,
     assert len(gaps) == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("abc", min_size=1, max_size=5), min_size=2, max_size=9, unique=True))
 def test_short_labels_stay_apart(labels):
     short = shorten_labels(labels)
 
     assert len(set(short.values())) == len(labels) and all(label.startswith(short[label]) for label in labels)
+
+
+def test_shades_are_shares_of_the_row_up_to_the_largest():
+    # The shares are 1/4 3/4, 1/2 1/2 and none; the largest is 3/4.
+    assert shade_rows([[1, 3], [5, 5], [0, 0]]) == [pytest.approx([1 / 3, 1]), pytest.approx([2 / 3, 2 / 3]), [0, 0]]
+    assert shade_rows([[0, 0], [0, 0]]) == [[0, 0], [0, 0]]
 
 
 # How eyes without one kind of cone see linear RGB (Machado, Oliveira and Fernandes 2009, full severity).

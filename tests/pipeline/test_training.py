@@ -67,7 +67,7 @@ def test_neighbours_are_alike_in_length():
 def talks(load_tiny, talk, make_trees):
     parts = load_tiny("qwen2")
     generator = np.random.default_rng(4)
-    trees = make_trees(parts, [talk(generator, f"d{place}", 10) for place in range(20)])
+    trees = make_trees(parts, [talk(generator, f"d{place}", 10) for place in range(30)])
     return SimpleNamespace(parts=parts, trees=trees, gold=gold_emotions(trees))
 
 
@@ -152,9 +152,12 @@ class Kill(TrainerCallback):
 
 @pytest.fixture(scope="module")
 def fit(begin):
-    """A function from overrides, and a number of checkpoints to be killed after, to what training leaves."""
+    """A function from overrides, and a number of checkpoints to be killed after, to what training leaves.
 
-    def make(*overrides, kill_after=None):
+    With `in_writing`, the kill comes while the last of these checkpoints is written.
+    """
+
+    def make(*overrides, kill_after=None, in_writing=False):
         config, run = begin(*overrides)
         if kill_after:
             build = train.build_trainer
@@ -167,6 +170,9 @@ def fit(begin):
 
                 patch.setattr(train, "build_trainer", build_doomed)
                 train.run(config, run)
+        if in_writing:
+            checkpoints = run.path("train", "checkpoints").glob("*/trainer_state.json")
+            max(checkpoints, key=lambda path: path.stat().st_mtime_ns).unlink()
         train.run(config, run)
         log = [entry for _, entry in read_json_lines(run.path("train", "log.jsonl"))]
         weights = run.path("train", "adapter", "adapter_model.safetensors").read_bytes()
@@ -181,8 +187,8 @@ def undisturbed(request, fit):
 
 
 def test_a_resumed_training_ends_as_an_undisturbed_one(undisturbed, fit):
-    for kill_after in (1,) if undisturbed.overrides == ONCE else (1, 7):
-        resumed = fit(*undisturbed.overrides, kill_after=kill_after)
+    for kill_after, in_writing in ((1, False), (1, True)) if undisturbed.overrides == ONCE else ((1, False), (7, True)):
+        resumed = fit(*undisturbed.overrides, kill_after=kill_after, in_writing=in_writing)
         assert resumed.log == undisturbed.log
         assert resumed.weights == undisturbed.weights
 
@@ -206,7 +212,7 @@ def test_the_adapter_that_is_kept_is_the_best_on_dev_as_plain_peft_loads_it(undi
 
     looks = [entry["eval_w_f1"] for entry in undisturbed.log if "eval_w_f1" in entry]
     assert measured == pytest.approx(max(looks))
-    assert len(looks) == (2 if undisturbed.overrides == ONCE else 10)
+    assert len(looks) == (2 if undisturbed.overrides == ONCE else 2 * 5 + 1)  # and one at the very end
     assert undisturbed.overrides == ONCE or max(looks) > looks[-1]  # the last one would not have been the best
 
 
@@ -238,4 +244,5 @@ def test_only_the_adapter_is_trained(eight_examples, tiny_model, model):
 
     trainer.train()
     changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
-    assert changed == trained
+    # The other matrix starts to change with the second step, which need not be the one that is kept.
+    assert {name for name in trained if "lora_A" not in name} <= changed <= trained

@@ -1,0 +1,250 @@
+"""The biographer: leaving a dialogue out equals never having read it, and its sentences follow from the counts."""
+
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+from erckit.data.corpus import read_corpus
+from erckit.data.dialogue import Corpus, Dialogue, Utterance
+from erckit.data.labels import LabelSet
+from erckit.data.speakers import SpeakerRegistry, identify_speakers
+from erckit.retrieval.biographer import FEWEST, StatisticalBiographer
+from erckit.retrieval.store import ProfileStore
+
+LABELS = LabelSet(("joyful", "mad", "neutral", "sad"))
+# Nothing here depends on what vectors mean, so they are drawn.
+DIMENSION = 12
+
+
+def draw_vectors(count: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def sample() -> tuple[Corpus, SpeakerRegistry]:
+    return identify_speakers(read_corpus(Path(str(files("erckit.data") / "sample"))), {})
+
+
+@pytest.fixture(scope="module")
+def train(sample) -> tuple[Dialogue, ...]:
+    return sample[0].dialogues["train"]
+
+
+@pytest.fixture(scope="module")
+def vectors(train) -> np.ndarray:
+    return draw_vectors(sum(len(dialogue.utterances) for dialogue in train), seed=1)
+
+
+def biographer_of(
+    sample: tuple[Corpus, SpeakerRegistry], dialogues: Sequence[Dialogue], vectors: np.ndarray
+) -> StatisticalBiographer:
+    corpus, speakers = sample
+    prototypes = draw_vectors(len(corpus.labels), seed=2)
+    return StatisticalBiographer(dialogues, vectors, prototypes, corpus.labels, speakers, examples_per_emotion=2)
+
+
+@pytest.fixture(scope="module")
+def biographer(sample, train, vectors) -> StatisticalBiographer:
+    return biographer_of(sample, train, vectors)
+
+
+def one_left_out(
+    train: Sequence[Dialogue], vectors: np.ndarray
+) -> Iterator[tuple[Dialogue, list[Dialogue], np.ndarray]]:
+    """Yield each dialogue, all others, and the vectors of those."""
+    start = 0
+    for place, dialogue in enumerate(train):
+        end = start + len(dialogue.utterances)
+        yield dialogue, [*train[:place], *train[place + 1 :]], np.concatenate([vectors[:start], vectors[end:]])
+        start = end
+
+
+def test_leaving_a_dialogue_out_equals_never_having_read_it(sample, train, vectors, biographer):
+    queries = draw_vectors(3, seed=3)
+    told = 0
+    for dialogue, others, rest in one_left_out(train, vectors):
+        without = biographer_of(sample, others, rest)
+        for speaker in (speaker.name for speaker in sample[1]):
+            assert biographer.general(speaker, without=dialogue.id) == [
+                fact.text for fact in without.write_facts(speaker) if fact.general
+            ]
+            for query in queries:
+                found = biographer.nearest(speaker, query, 3, without=dialogue.id)
+                assert found == without.nearest(speaker, query, 3, without="no dialogue")
+                assert all(fact.dialogues != (dialogue.id,) for fact, _ in found)
+            told += biographer.general(speaker, without=dialogue.id) != biographer.general(speaker, without="none")
+    assert told > 50  # it does matter what is left out
+
+
+def test_the_store_finds_what_the_biographer_finds_with_nothing_left_out(sample, train, vectors, biographer):
+    rows = {u.id: row for row, u in enumerate(u for dialogue in train for u in dialogue.utterances)}
+    store = ProfileStore.empty("drawn", "print-of-drawn", DIMENSION)
+    for speaker in sample[1]:
+        facts = biographer.write_facts(speaker.name)
+        found_by = [vectors[rows[fact.utterances[0]]] if fact.utterances else vectors[0] for fact in facts]
+        store.upsert(facts, np.array(found_by, dtype=np.float32).reshape(-1, DIMENSION))
+
+    assert len(store) > 100
+    for speaker in sample[1]:
+        known = [fact.text for fact in store.facts_of(speaker.id) if fact.general]
+        assert known == biographer.general(speaker.name, without="no dialogue")
+        for query in draw_vectors(5, seed=4):
+            found = store.search(query, 3, speaker=speaker.id)
+            expected = biographer.nearest(speaker.name, query, 3, without="no dialogue")
+            assert [fact for fact, _ in found] == [fact for fact, _ in expected]
+            assert [score for _, score in found] == pytest.approx([score for _, score in expected], abs=2e-6)
+
+
+def test_facts_say_where_they_come_from(sample, train, biographer):
+    spoken = {u.id: (dialogue.id, u) for dialogue in train for u in dialogue.utterances}
+    for speaker in sample[1]:
+        for fact in biographer.write_facts(speaker.name):
+            assert (fact.speaker, fact.split) == (speaker.id, "train")
+            if fact.general:
+                assert fact.dialogues == tuple(
+                    sorted(d.id for d in train if any(speaker.name in u.speakers for u in d.utterances))
+                )
+            else:
+                dialogue, utterance = spoken[fact.utterances[0]]
+                assert fact.dialogues == (dialogue,) and speaker.name in utterance.speakers
+                assert fact.query == utterance.text
+                assert fact.text == f"{utterance.label} {speaker.name} said: {utterance.text}"
+
+
+def test_an_emotion_is_shown_by_the_utterances_nearest_to_it_alone(sample, train, vectors, biographer):
+    corpus, _ = sample
+    prototypes = draw_vectors(len(corpus.labels), seed=2)
+    spoken = [u for dialogue in train for u in dialogue.utterances]
+
+    def lead(row: int, label: str) -> float:
+        similarity = {name: float(vectors[row] @ prototypes[corpus.labels.index(name)]) for name in corpus.labels}
+        others = [value for name, value in similarity.items() if name != label]
+        return similarity[label] - sum(others) / len(others)
+
+    facts = [fact for fact in biographer.write_facts("Tom Bellweather") if not fact.general]
+    for label in corpus.labels:
+        rows = [
+            row
+            for row, u in enumerate(spoken)
+            if u.label == label and "Tom Bellweather" in u.speakers and 3 <= len(u.text.split()) <= 25
+        ]
+        best = sorted(rows, key=lambda row: -lead(row, label))[:2]
+        assert [f.utterances[0] for f in facts if f.text.startswith(label)] == [spoken[row].id for row in best]
+
+
+# Hand-computed cases: one speaker a letter, one emotion a letter.
+EMOTIONS = {"j": "joyful", "m": "mad", "n": "neutral", "s": "sad", "-": None}
+PEOPLE = {"A": "Ada", "B": "Ben"}
+
+
+def tell(*dialogues: str) -> StatisticalBiographer:
+    """The biographer of dialogues written like "Aj Bm A-": who speaks, and what they feel."""
+    told = tuple(
+        Dialogue(
+            f"d{place}",
+            tuple(
+                Utterance(f"d{place}-{turn}", (PEOPLE[turn_[0]],), "I say so.", EMOTIONS[turn_[1]])
+                for turn, turn_ in enumerate(turns.split())
+            ),
+        )
+        for place, turns in enumerate(dialogues)
+    )
+    corpus = Corpus("hand", "erckit-jsonl", LABELS, {"train": told, "dev": (), "test": ()})
+    speakers = identify_speakers(corpus, {})[1]
+    vectors = draw_vectors(sum(len(dialogue.utterances) for dialogue in told), seed=5)
+    return StatisticalBiographer(told, vectors, draw_vectors(len(LABELS), seed=6), LABELS, speakers, 1)
+
+
+def repeat(turn: str, count: int) -> str:
+    return " ".join([turn] * count)
+
+
+def test_base_rates_by_hand():
+    # Others: (10, 2, 0, 0) utterances, one more each: 11/16, 3/16, 1/16, 1/16.
+    # Ada: (0, 8, 0, 4) and 20 more at those rates, of 32: joyful 13.75/32, mad 11.75/32, neutral 1.25/32, sad 5.25/32.
+    # Ratios: joyful 0.63, mad 1.96, neutral 0.63, sad 2.63. Sad departs most, then mad; joyful and neutral are rarer.
+    biographer = tell(" ".join([repeat("Am", 8), repeat("As", 4)]), " ".join([repeat("Bj", 10), repeat("Bm", 2)]))
+
+    assert biographer.general("Ada", without="")[0] == (
+        "Ada is mostly mad and sad, more often sad and mad than others, less often neutral and joyful."
+    )
+
+
+def test_a_rate_near_that_of_others_is_not_called_different():
+    # Both the same, 8 joyful, 4 mad, 2 neutral, 2 sad: smoothed, Ada's ratios are 1.05, 1.00, 0.93, 0.93.
+    turns = [" ".join(repeat(who + emotion, count) for emotion, count in zip("jmns", (8, 4, 2, 2))) for who in "AB"]
+
+    assert tell(*turns).general("Ada", without="")[0] == "Ada is mostly joyful and mad."
+
+
+def test_what_was_never_felt_is_not_said_to_be_usual():
+    others = " ".join([repeat("Bj", 12), repeat("Bm", 4)])
+
+    assert tell(repeat("Aj", 12), others).general("Ada", without="")[0].startswith("Ada is mostly joyful, ")
+
+
+def test_under_a_fewest_number_of_utterances_nothing_is_stated():
+    assert FEWEST == 10
+    assert tell(repeat("Aj", 9) + " A- A-").general("Ada", without="") == []
+    assert tell(repeat("Aj", 10)).general("Ada", without="") != []
+    assert tell(repeat("Aj", 9), "Aj").general("Ada", without="d1") == []
+
+
+def test_own_course_by_hand():
+    # Ada's pairs, from 10 times "Am As Aj Aj" in a dialogue each: mad-sad 10, sad-joyful 10, joyful-joyful 10.
+    # Base (a count more each, of 34): joyful 21, mad 1, neutral 1, sad 11. After mad, with 20 at these, of 30:
+    # sad 16.47/30 against 11/34, ratio 1.70. After sad or joyful: joyful 22.35/30 against 21/34, ratio 1.21.
+    # Evidence: 10 ln 1.70 = 5.3 for mad-sad, 10 ln 1.21 = 1.9 for the others.
+    biographer = tell(*["Am As Aj Aj"] * 10)
+
+    assert biographer.general("Ada", without="")[1:] == ["Once mad, Ada soon turns sad."]
+    # With one dialogue less no pair is seen ten times.
+    assert biographer.general("Ada", without="d0")[1:] == []
+
+
+def test_staying_as_one_is_has_words_of_its_own():
+    biographer = tell(*[" ".join([repeat("Am", 8), "Bj"])] * 3, *[" ".join([repeat("Aj", 8), "Bj"])] * 3)
+
+    # Both emotions last equally: the first in the alphabet is told.
+    assert biographer.general("Ada", without="")[-1] == "Once joyful, Ada tends to stay joyful."
+
+
+def test_contagion_is_of_the_utterance_right_before_by_somebody_else():
+    # Twelve times Ben is mad and Ada turns sad, twelve times he is joyful and she is joyful too.
+    biographer = tell(*["Bm As"] * 12, *["Bj Aj"] * 12)
+    general = biographer.general("Ada", without="")
+
+    # Both are equally often; she speaks once a dialogue, so she has no course of her own.
+    assert general[1:] == ["When others are joyful, Ada is often joyful."]
+    # An utterance between them without an emotion, or one of her own, ends it.
+    assert len(tell(*["Bm B- As"] * 12, *["Bj B- Aj"] * 12).general("Ada", without="")) == 1
+    assert len(tell(*["Bm A- As"] * 12, *["Bj A- Aj"] * 12).general("Ada", without="")) == 1
+
+
+def test_neutral_is_no_course_to_tell():
+    assert tell(*["An An An An Aj"] * 12).general("Ada", without="")[1:] == []
+
+
+def test_examples_are_of_three_to_twenty_five_words_with_an_emotion():
+    texts = ["so so", "so so so", " ".join(["so"] * 25), " ".join(["so"] * 26)]
+    utterances = [Utterance(f"d-{turn}", ("Ada",), text, "mad") for turn, text in enumerate(texts)]
+    unlabelled = Utterance("d-9", ("Ada",), "nobody says how I feel", None)
+    dialogue = Dialogue("d", (*utterances, unlabelled))
+    speakers = identify_speakers(Corpus("hand", "erckit-jsonl", LABELS, {"train": (dialogue,)}), {})[1]
+
+    biographer = StatisticalBiographer([dialogue], draw_vectors(5, 7), draw_vectors(4, 8), LABELS, speakers, 9)
+    assert {fact.utterances[0] for fact in biographer.write_facts("Ada")} == {"d-1", "d-2"}
+
+
+def test_a_stranger_has_no_facts(sample, train, biographer):
+    speakers = {name for dialogue in train for u in dialogue.utterances for name in u.speakers}
+    strangers = [speaker.name for speaker in sample[1] if speaker.name not in speakers]
+
+    assert strangers and not any(speaker.seen for speaker in sample[1] if speaker.name in strangers)
+    for name in strangers:
+        assert biographer.write_facts(name) == []
+        assert biographer.general(name, without="none") == []
+        assert biographer.nearest(name, draw_vectors(1, 9)[0], 3, without="none") == []
