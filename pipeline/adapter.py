@@ -9,6 +9,7 @@ from ..data.files import read_json, write_json
 from ..data.labels import LabelSet
 from ..prompts.wording import Wording
 from .config import Config
+from .console import say
 
 CARD = "erckit.json"
 
@@ -17,7 +18,8 @@ def save_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
     """Write adapter_model.safetensors and adapter_config.json, the wording, and erckit.json: what it was made for."""
     # Not the folder it was loaded from, which another machine does not have.
     model.active_peft_config.base_model_name_or_path = config.model.name
-    model.save_pretrained(str(folder), safe_serialization=True)
+    # Embeddings are never trained; to find that out by itself, PEFT would ask the hub.
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # an empty card says nothing
     wording.write(folder / "wording")
     card = {
@@ -55,6 +57,10 @@ def load_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
             raise DataError(
                 f"{folder}: the adapter was made for {key} {card.get(key)!r}, expected {value!r}. {remedies[key]}"
             )
+    for key, value in config.prompts.model_dump(mode="json").items():
+        trained = card["protocol"].get(key)
+        if trained != value:
+            say(f"  note: the adapter was trained with prompts.{key} {trained!r}, and is asked with {value!r}")
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
     except (OSError, ValueError) as error:

@@ -209,7 +209,7 @@ class _Housekeeping(TrainerCallback):
     """Shows how many optimiser steps are done, in the way of all of erckit's progress, and keeps memory flat."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.steps = progress(range(state.global_step, state.max_steps), state.max_steps, "training steps")
+        self.steps = progress(steps := range(state.global_step, state.max_steps), len(steps), "training steps")
         next(self.steps, None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers
+# Before anything imports transformers, which reads them once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are fastest on one thread, most of all on a busy machine
 
 settings.register_profile("erckit", deadline=None)  # how long an example takes says something of the machine only
@@ -200,3 +202,27 @@ def begin(prepared, tiny_config, tmp_path_factory) -> Callable[..., Any]:
         return config, run
 
     return make
+
+
+@pytest.fixture(scope="session")
+def known_vectors() -> dict[str, Any]:
+    """The vectors of all texts that `remembering_encoder` has seen."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def remembering_encoder(known_vectors) -> Iterator[None]:
+    """Makes the embedded encoder read every text once a session, so that the sample corpus costs seconds once."""
+    import numpy as np
+    from erckit.retrieval.encoder import SentenceEncoder
+
+    encode = SentenceEncoder.encode
+
+    def remember(self: SentenceEncoder, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
+        if new := [text for text in dict.fromkeys(texts) if text not in known_vectors]:
+            known_vectors.update(zip(new, encode(self, new), strict=True))
+        return np.array([known_vectors[text] for text in texts])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SentenceEncoder, "encode", remember)
+        yield

@@ -135,7 +135,7 @@ def test_a_dialogue_without_utterances(refuse, config, corpus):
 def test_a_label_without_a_training_example(refuse, config, corpus):
     write_json(corpus / "labels.json", [*EMORYNLP, "bored"])
     assert refuse("run", config) == (
-        "corpus: train has no example of bored, and what is never seen is never learned. Add examples, or remove the "
+        "corpus: train has no example of 'bored', and what is never seen is never learned. Add examples, or remove the "
         "label from the label set (labels.json)."
     )
 

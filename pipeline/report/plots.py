@@ -44,6 +44,7 @@ _STYLE: dict[Any, Any] = {
     "grid.color": LINE,
     "grid.linewidth": 0.7,
     "legend.frameon": False,
+    "figure.constrained_layout.hspace": 0.1,
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
 }
@@ -128,7 +129,7 @@ def plot_training(curve: Curve) -> "Markup":
         lower.set_title("W-F1 on dev, percent", loc="left", fontsize=10.5, color=SOFT)
         lower.set_xlabel("epoch")
         lower.set_xlim(0, max(epochs) * 1.05)
-        lower.xaxis.get_major_locator().set_params(integer=True)
+        lower.locator_params(axis="x", integer=True)
         lower.margins(y=0.45)
         for axes in (upper, lower):
             axes.grid(axis="y")
@@ -148,7 +149,6 @@ def _drawing(height: float, rows: int = 1) -> "Iterator[tuple[Figure, list[Axes]
         matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
         matplotlib.rcParams.update(_STYLE)
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
-        figure.get_layout_engine().set(hspace=0.1)
         yield figure, list(figure.subplots(rows, squeeze=False)[:, 0])
 
 

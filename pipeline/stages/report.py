@@ -20,7 +20,12 @@ from ..run import Run
 from . import STAGES
 from .ingest import SAMPLE
 
-VERDICTS = ((BEATEN, "✓", "It beats"), (EVEN, "≈", "It is not distinguishable from"), (WORSE, "✗", "It is worse than"))
+# Each with its sign, its words before the baselines, and its words where there are none.
+VERDICTS = (
+    (BEATEN, "✓", "It beats", "It beats none of the baselines"),
+    (EVEN, "≈", "It is not distinguishable from", "It is distinguishable from every baseline"),
+    (WORSE, "✗", "It is worse than", "It is worse than none of the baselines"),
+)
 
 
 def run(config: Config, run: Run) -> str:

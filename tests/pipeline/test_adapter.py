@@ -70,7 +70,11 @@ def test_the_folder_says_what_the_adapter_was_made_for_and_nothing_of_this_machi
     )
 
 
-def test_the_embedded_model_is_named_as_such(make_adapter):
+def test_the_embedded_model_is_named_as_such_and_not_looked_for_on_the_hub(make_adapter, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError(f"asked the hub for {arguments}")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", refuse)
     _, folder, _ = make_adapter("embedded")
     assert read_json(folder / "adapter_config.json")["base_model_name_or_path"] == "embedded"
     assert str(locate("embedded")) not in "".join(p.read_text() for p in folder.glob("*.json"))

@@ -4,10 +4,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from erckit.pipeline.config import load_config
 from erckit.pipeline.predictions import Prediction
 from erckit.pipeline.report.conversations import choose_conversations, pick_evenly, shorten_labels
 from erckit.pipeline.report.plots import EMOTION_COLOURS, read_curve
 from erckit.pipeline.report.systems import compare_systems, judge, shade_rows, spread
+from erckit.pipeline.stages.report import fingerprint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,3 +156,10 @@ def test_the_kept_look_is_the_first_of_the_best():
 
     assert curve is not None and curve.losses == ((10, 1.5),) and curve.looks[curve.kept] == (2.0, 40, 31.25)
     assert read_curve(log[:1]) is None
+
+
+def test_a_page_is_out_of_date_once_any_of_the_configuration_it_shows_changed():
+    configs = [load_config("sample", [setting]) for setting in ("seed=1", "seed=2", "train.patience=9", "seed=1")]
+    first, *others, again = [fingerprint(config) for config in configs]
+
+    assert first == again and len({first, *others}) == 3

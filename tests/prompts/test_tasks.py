@@ -250,6 +250,30 @@ def test_segments_show_all_earlier_utterances_or_as_many_as_fit_and_repeat_a_win
     check(plain, plan_segments(plain), lambda turn: 0)
 
 
+@pytest.mark.parametrize("history", ["window", "full"])
+def test_every_budget_is_kept_and_used_to_the_last_token(task_of, history):
+    dialogue = talk(*(say(turn, 3 + turn % 4) for turn in range(9)))
+    general = {name: [say(2, 3), say(7, 5), say(4, 2)] for name in NAMES}
+    nearest = [[say(turn, 4), say(turn + 3, 3)] for turn in range(9)]
+    for budget in range(120, 240):
+        changes = {"max_tokens": budget, "biography_tokens": budget % 40, "fact_tokens": budget % 30, "window": 4}
+        # With this tokenizer all answers are one token, and not all emotions are, where they are told.
+        task = task_of("qwen2", True, history=history, **changes)
+        plain = Plain(Case(dialogue, list(range(9)), general, nearest, task))
+        wanted = {turn: 0 if history == "full" else max(0, turn - 3) for turn in range(9)}
+        check(plain, plan_windows(plain) if history == "window" else plan_segments(plain), wanted.__getitem__)
+
+
+def test_segments_of_a_long_conversation_repeat_a_window_less_the_asked_turn(task_of):
+    trees = build(talk(*(f"I say {turn}." for turn in range(60))), task_of(history="full", window=4, max_tokens=200))
+
+    assert len(trees) > 2
+    assert [branch.turn for tree in trees for branch in tree.branches] == list(range(60))
+    for tree in trees[1:]:
+        said = re.findall(r"I say (\d+)\.", read_aloud(tree.trunk))
+        assert int(said[0]) == tree.branches[0].turn - 3
+
+
 @use
 @given(st.data(), st.sampled_from(["window", "full"]))
 def test_nothing_later_changes_a_prompt(task_of, data, history):
