@@ -56,7 +56,7 @@ def build_trees(
     """Yield the prompt trees of a dialogue; together they have one branch for each turn in `asked` (ascending).
 
     A prompt for turn t is made from turns up to t alone. Where the token budget does not hold them all, the oldest
-    turns go, and an utterance longer than a third of it loses its middle; `losses` counts both.
+    turns go, and an utterance longer than a quarter of it loses its middle; `losses` counts both.
     Raises DataError where the budget does not even hold one utterance and its question.
     """
     draft = _Draft(dialogue, knowledge, task, losses)
@@ -184,7 +184,7 @@ class _Draft:
         return kept
 
     def _shorten(self, utterance: Utterance) -> str:
-        limit = self.task.max_tokens // 3
+        limit = self.task.max_tokens // 4
         if self.task.tokens.count([Piece(utterance.text)]) <= limit:
             return utterance.text
         self.losses["utterances without their middle"] += 1

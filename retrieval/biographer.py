@@ -99,12 +99,13 @@ class StatisticalBiographer:
         own = self._felt.counts(speaker, without)
         if own.total() < FEWEST:
             return ""
-        others = _shares(self._everybody.counts("", without) - own, self.labels)
+        felt = self._everybody.counts("", without)
+        others = _shares(felt - own, self.labels)
         shares = _shares(own, self.labels, others)
         departures = {label: log(shares[label] / others[label]) for label in self.labels}
         by_departure = _ranked(departures)
         more = [label for label in by_departure if departures[label] > NOTABLE][:2]
-        less = [label for label in reversed(by_departure) if departures[label] < -NOTABLE][:2]
+        less = [label for label in reversed(by_departure) if departures[label] < -NOTABLE and felt[label]][:2]
         usual = _ranked({label: float(own[label]) for label in self.labels if own[label]})[:2]
         text = f"{speaker} is mostly {' and '.join(usual)}"
         text += f", more often {' and '.join(more)} than others" if more else ""
@@ -148,7 +149,7 @@ class StatisticalBiographer:
             id=f"{id}:example:{utterance.id}",
             speaker=id,
             kind="example",
-            text=f"{utterance.label} {speaker} said: {utterance.text}",
+            text=f"Once {utterance.label}, {speaker} said: {utterance.text}",
             general=False,
             split="train",
             dialogues=(example.dialogue,),

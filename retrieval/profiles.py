@@ -81,7 +81,7 @@ def refuse_split(facts: Iterable[Fact], split: str) -> None:
     if drawn:
         fact = min(drawn, key=lambda fact: fact.id)
         raise DataError(
-            f"the profile store holds {len(drawn)} facts from the split {split!r}, which is being worked on; "
+            f"the profile store holds facts ({len(drawn)}) from the split {split!r}, which is being worked on; "
             f"the first is {fact.id!r} (speaker {fact.speaker}, dialogue {fact.dialogues[0]!r}). "
             "Expected facts from other splits only. Run the profiles stage on training dialogues."
         )

@@ -250,7 +250,7 @@ def test_fact_from_the_split_at_work_is_refused_by_name():
     store.upsert([fact("a"), fact("c", 5, split="test", dialogues=("d9",)), fact("b", split="dev")], EXACT[:3])
 
     store.refuse_split("another")
-    with pytest.raises(DataError, match=r"holds 1 facts from the split 'test', .*'c' \(speaker 5, dialogue 'd9'\)"):
+    with pytest.raises(DataError, match=r"holds facts \(1\) from the split 'test', .*'c' \(speaker 5, dialogue 'd9'\)"):
         store.refuse_split("test")
 
 
