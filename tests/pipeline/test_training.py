@@ -131,7 +131,7 @@ def test_examples_are_the_labelled_branches_with_their_answers(talks):
 
 ONCE = ("train.epochs=2", "train.lora_dropout=0.1", "train.class_weights=inverse")
 # Steps between two looks at dev that no number of steps between two log entries divides.
-OFTEN = (*ONCE, "train.batch_size=1", "train.evaluations_per_epoch=5", "train.patience=99")
+OFTEN = (*ONCE, "train.batch_size=1", "train.evaluations_per_epoch=5", "train.patience=99", "train.learning_rate=3e-2")
 
 
 class Killed(Exception):
@@ -231,6 +231,20 @@ def test_training_stops_when_dev_no_longer_gets_better_resumed_or_not(fit):
     for kill_after in (None, 2):
         log = fit(*settings, kill_after=kill_after).log
         assert [entry["epoch"] for entry in log if "eval_w_f1" in entry] == [1, 2, 3]
+
+
+def test_each_epoch_errs_as_the_model_did_at_the_last_look_at_dev(eight_examples, monkeypatch):
+    started, real = [], TrainingPrompts.start_epoch
+
+    def spy(prompts, epoch, confusion):
+        started.append((epoch, confusion))
+        real(prompts, epoch, confusion)
+
+    monkeypatch.setattr(TrainingPrompts, "start_epoch", spy)
+    trainer = train.build_trainer(*eight_examples("train.epochs=3", "train.batch_size=4"))
+    trainer.train()
+    looks = [entry["eval_confusion"] for entry in trainer.state.log_history if "eval_confusion" in entry]
+    assert started[1:] == [(0, None), (1, looks[0]), (2, looks[1])]  # after the one that makes them ready
 
 
 @pytest.mark.parametrize("model", ["qwen2", "embedded"])
