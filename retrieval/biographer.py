@@ -146,7 +146,7 @@ class StatisticalBiographer:
     def _as_fact(self, speaker: str, example: Example) -> Fact:
         id, utterance = self.speakers[speaker].id, example.utterance
         return Fact(
-            id=f"{id}:example:{utterance.id}",
+            id=f"{id}:example:{example.dialogue}:{utterance.id}",
             speaker=id,
             kind="example",
             text=f"Once {utterance.label}, {speaker} said: {utterance.text}",

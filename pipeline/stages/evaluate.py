@@ -42,7 +42,7 @@ def evaluate_systems(
     other utterances, or where nothing is labelled.
     """
     confusions = {name: _confusions(predictions, labels) for name, predictions in systems.items()}
-    gold = {name: [(p.utterance, p.gold) for p in predictions] for name, predictions in systems.items()}
+    gold = {name: [(p.dialogue, p.utterance, p.gold) for p in predictions] for name, predictions in systems.items()}
     for name in systems:
         if gold[name] != gold[MODEL]:
             raise DataError(

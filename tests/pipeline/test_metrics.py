@@ -178,9 +178,10 @@ def test_an_oracle_is_marked():
     [
         lambda answers: answers[:-1],
         lambda answers: [*answers[:-1], replace(answers[-1], utterance="another")],
+        lambda answers: [*answers[:-1], replace(answers[-1], dialogue="another")],
         lambda answers: [*answers[:-1], replace(answers[-1], gold="mad")],
     ],
-    ids=["fewer", "another utterance", "another gold label"],
+    ids=["fewer", "another utterance", "another dialogue", "another gold label"],
 )
 def test_systems_that_answered_something_else_are_not_compared(change):
     answers = predict("jmsjms")
