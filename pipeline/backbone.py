@@ -7,6 +7,7 @@ from ..data.errors import DataError
 from ..retrieval.encoder import EMBEDDED, embedded_model_path
 from .config import ConfigError
 from .config import Model as ModelConfig
+from .console import say
 
 if TYPE_CHECKING:
     import torch
@@ -34,22 +35,25 @@ def load_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase":
 
 
 def load_model(config: ModelConfig) -> "PreTrainedModel":
-    """Load the language model in the dtype and on the device that the config asks for.
+    """Load the language model in the dtype and on the device that the config asks for, with the packed attention.
 
-    Raises ConfigError where a 4-bit model is asked for and no CUDA device is there, DataError where it is not found.
+    Raises ConfigError where a 4-bit model is asked for and no CUDA device is there, DataError where it is not found or
+    cannot take packed prompts.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from .attention import use_packed_attention
+
     device = choose_device(config)
-    options: dict[str, Any] = {"dtype": choose_dtype(config), "attn_implementation": config.attention}
+    options: dict[str, Any] = {"dtype": choose_dtype(config)}
     if config.quantization == "nf4":
         _require_cuda(device)
         options |= {"quantization_config": quantization(config), "device_map": {"": device}}
     try:
         architecture = AutoConfig.from_pretrained(locate(config.name), **_source(config))
         if config.name == EMBEDDED:
-            # SDPA leaves its fast path on a CPU where attention drops out.
             architecture.update({"is_decoder": True, "attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0})
+        _stop_attention_dropout(architecture)
         model: Any = AutoModelForCausalLM.from_pretrained(
             locate(config.name), config=architecture, **_source(config), **options
         )
@@ -58,7 +62,9 @@ def load_model(config: ModelConfig) -> "PreTrainedModel":
     if config.name == EMBEDDED:
         _start_head_as_identity(model)
     model.config.name_or_path = config.name
-    return model if config.quantization == "nf4" else model.to(device)
+    model = model if config.quantization == "nf4" else model.to(device)
+    use_packed_attention(model)
+    return model
 
 
 def quantization(config: ModelConfig) -> "BitsAndBytesConfig":
@@ -133,6 +139,14 @@ def _start_head_as_identity(model: "PreTrainedModel") -> None:
         head.transform.LayerNorm.weight.fill_(HEAD_SCALE)
         head.transform.LayerNorm.bias.zero_()
         head.decoder.bias.zero_()
+
+
+def _stop_attention_dropout(architecture: Any) -> None:
+    """Attention that drops out leaves the fast kernels: several times slower on a CPU, impossible with FlexAttention."""
+    for name in ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop"):
+        if share := getattr(architecture, name, 0.0):
+            setattr(architecture, name, 0.0)
+            say(f"  note: the model's attention dropout of {share} is off: packed attention has none.")
 
 
 def _source(config: ModelConfig) -> dict[str, Any]:

@@ -47,18 +47,14 @@ class Model(_Section):
         default="auto", description="number format of the weights"
     )
     quantization: Literal["none", "nf4"] = Field(default="none", description="nf4: the frozen weights in 4 bits")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = Field(
-        default="sdpa", description="attention implementation"
-    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the model runs")
     trust_remote_code: bool = Field(default=False, description="run code that comes with the model from the hub")
 
     @field_validator("device")
     @classmethod
     def _has_the_kernels(cls, device: str, info: ValidationInfo) -> str:
-        for key, value in (("quantization", "nf4"), ("attention", "flash_attention_2")):
-            if device == "cpu" and info.data.get(key) == value:
-                raise ValueError(f"auto or cuda, because model.{key} is {value}")
+        if device == "cpu" and info.data.get("quantization") == "nf4":
+            raise ValueError("auto or cuda, because model.quantization is nf4")
         return device
 
 
@@ -94,8 +90,9 @@ class Train(_Section):
 
     epochs: int = Field(default=3, ge=1, description="passes over the training prompts")
     learning_rate: float = Field(default=1e-3, gt=0, le=1, description="highest learning rate of the schedule")
-    batch_size: int = Field(default=16, ge=1, description="prompts a forward pass")
-    accumulation: int = Field(default=1, ge=1, description="forward passes an optimiser step")
+    batch_size: int = Field(default=32, ge=1, description="utterances asked about in an optimiser step, on average")
+    together: int = Field(default=8, ge=0, description="utterances of one dialogue asked about together; 0: all")
+    row_tokens: int = Field(default=4096, ge=1, description="tokens of a forward pass, about")
     lora_rank: int = Field(default=16, ge=1, description="rank of the adapter's matrices")
     lora_alpha: int = Field(default=32, ge=1, description="scale of the adapter, divided by its rank")
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of adapter inputs dropped")
@@ -128,7 +125,8 @@ class Train(_Section):
 class Predict(_Section):
     """Emotions for dev and test."""
 
-    batch_size: int = Field(default=32, ge=1, description="prompts a forward pass")
+    conversations: int = Field(default=32, ge=1, description="conversations that advance together")
+    row_tokens: int = Field(default=4096, ge=1, description="tokens of a forward pass, at most")
     adapter: str | None = Field(
         default=None, min_length=1, description="folder of an adapter to use in place of the run's own"
     )

@@ -1,10 +1,11 @@
-"""Closed-set scoring: every label by the log-likelihood of its answer, and the conversation answered turn by turn."""
+"""Closed-set scoring: every label by the log-likelihood of its answer, a conversation computed once."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ..prompts.packing import Leaf, Part, TreeTokens, lay_out
 from ..prompts.tokens import Choices, PieceTokenizer
 from ..prompts.tree import Branch, PromptTree, unroll
 from ..prompts.wording import Piece, Wording
@@ -13,8 +14,7 @@ from .console import progress
 if TYPE_CHECKING:
     import torch
 
-# Conversations that advance together: enough to fill batches, few enough to keep memory flat.
-TOGETHER = 256
+    from .attention import TrunkCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,65 +28,56 @@ class Answer:
     prompt: tuple[Piece, ...]
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad: int, device: Any = None) -> dict[str, "torch.Tensor"]:
-    """Return input_ids, attention_mask and position_ids, each of shape (rows, longest row), padded on the left."""
-    import torch
-
-    longest = max(map(len, rows))
-    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-
-
 def answer_log_likelihoods(
-    model: Any, inputs: Mapping[str, "torch.Tensor"], answers: Sequence[Sequence[int]], choices: Choices
+    model: Any,
+    parts: Sequence[Part],
+    answers: Sequence[Sequence[Leaf]],
+    choices: Choices,
+    caches: "Sequence[TrunkCache | None]" = (),
 ) -> "torch.Tensor":
-    """Return log p(answer | what stands before it, it is an answer), shape (rows,), in float32.
+    """Return log p(answer | what its branch sees, it is an answer) in float32, one after the other, shape (answers,).
 
-    Each row of `inputs` ends with its own answer. At every token the model chooses among those that continue an answer
+    `answers` holds those asked for each branch, over all parts in order; the leaves that they need hang from it
+    (`find_leaves`). At every token the model chooses among those that continue an answer
     (`prompts.tokens.find_choices`): the log-likelihood under constrained decoding, which sums to 1 over the label set
     and favours no label for its number of tokens. Where labels are one token, it is the cross-entropy of their logits.
-    Logits are computed where answers stand and nowhere else.
+    Logits are computed where something is decided and nowhere else.
     """
     import torch
 
-    longest = max(map(len, answers))
-    logits = model(**inputs, logits_to_keep=longest + 1, use_cache=False).logits[:, :-1].float()
-    rows, places, targets, allowed = [], [], [], []
-    for row, answer in enumerate(answers):
-        for depth, token in enumerate(answer):
-            if tuple(answer[:depth]) in choices:
-                rows.append(row)
-                places.append(longest - len(answer) + depth)
-                targets.append(choices[tuple(answer[:depth])].index(token))
-                allowed.append(choices[tuple(answer[:depth])])
+    from .attention import Layout
+
+    layout = Layout(parts, next(model.parameters()).device, caches)
+    places: list[int] = []
+    allowed: list[tuple[int, ...]] = []
+    terms: list[tuple[int, int, int]] = []  # the answer, the decision that it passes, and its choice there
+    count, wanted = 0, iter(answers)
+    for part, start in zip(parts, layout.starts, strict=True):
+        for decided in part.asked:
+            rows = {leaf: len(places) + row for row, leaf in enumerate(decided)}
+            places += [start + place for place in decided.values()]
+            allowed += [choices[leaf] for leaf in decided]
+            for answer in next(wanted):
+                passed = [depth for depth in range(len(answer)) if answer[:depth] in choices]
+                terms += [(count, rows[answer[:d]], choices[answer[:d]].index(answer[d])) for d in passed]
+                count += 1
+    logits = model(
+        input_ids=layout.ids.unsqueeze(0),
+        position_ids=layout.positions.unsqueeze(0),
+        logits_to_keep=torch.tensor(places, device=layout.device),
+        use_cache=False,
+        layout=layout,
+    ).logits[0]
     widest = max(map(len, allowed))
     tokens = torch.tensor([[*choice, *[-1] * (widest - len(choice))] for choice in allowed], device=logits.device)
-    chosen = logits[rows, places].gather(1, tokens.clamp(min=0)).masked_fill(tokens < 0, float("-inf"))
-    log_p = chosen.log_softmax(dim=1).gather(1, torch.tensor(targets, device=logits.device).unsqueeze(1)).squeeze(1)
-    return torch.zeros(len(answers), device=logits.device).index_add(0, torch.tensor(rows, device=logits.device), log_p)
+    chosen = logits.float().gather(1, tokens.clamp(min=0)).masked_fill(tokens < 0, float("-inf"))
+    to, rows, columns = torch.tensor(terms, device=logits.device).unbind(1)
+    return torch.zeros(count, device=logits.device).index_add(0, to, chosen.log_softmax(dim=1)[rows, columns])
 
 
-def score_labels(
-    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], choices: Choices, pad: int
-) -> "torch.Tensor":
-    """Return log p(answer | prompt, it is an answer) for every prompt and answer, shape (prompts, answers), float32.
-
-    The same quantity as `answer_log_likelihoods`, without gradients, for all answers at once: one forward pass where
-    their first tokens differ, and one more for each further place where some of them part.
-    """
-    import torch
-
-    scores = torch.zeros(len(prompts), len(answers))
-    with torch.inference_mode():
-        for prefix, allowed in choices.items():
-            inputs = pad_left([[*prompt, *prefix] for prompt in prompts], pad, model.device)
-            logits = model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()
-            log_p = logits[:, list(allowed)].log_softmax(dim=1).cpu()
-            for place, answer in enumerate(answers):
-                if tuple(answer[: len(prefix)]) == prefix:
-                    scores[:, place] += log_p[:, allowed.index(answer[len(prefix)])]
-    return scores
+def find_leaves(answers: Iterable[Leaf], choices: Choices) -> list[Leaf]:
+    """Return the beginnings of these answers, but for the empty one, after which labels part."""
+    return sorted({answer[:depth] for answer in answers for depth in range(1, len(answer))} & choices.keys())
 
 
 def answer_trees(
@@ -95,60 +86,143 @@ def answer_trees(
     wording: Wording,
     trees: Iterable[PromptTree],
     *,
-    batch_size: int,
+    conversations: int,
+    row_tokens: int,
     gold: Mapping[str, Mapping[int, str]] | None = None,
     what: str = "utterances answered",
 ) -> Iterator[Answer]:
     """Yield the answer for every branch, dialogue by dialogue, in order; the model must be in evaluation mode.
 
-    Recent emotions are the model's own earlier answers: conversations advance together, turn by turn, each answer
-    feeding the next prompt of its dialogue. With `gold`, emotions by dialogue and turn, they are told from there.
+    Recent emotions are the model's own earlier answers: `conversations` of them advance together, each as far as it
+    can be asked without an answer still to come, and one that ends hands its place on. What is known of a trunk is
+    not computed again. With `gold`, emotions by dialogue and turn, they are told from there.
+    A forward pass has at most `row_tokens` tokens, unless a single question needs more.
     """
-    dialogues = _group_by_dialogue(trees)
-    while group := list(islice(dialogues, TOGETHER)):
-        emotions = [dict((gold or {}).get(dialogue[0][0].dialogue, {})) for dialogue in group]
-        answers: list[list[Answer]] = [[] for _ in group]
-        for wave in progress(_plan_waves(group, batch_size), None, f"batches of {what}"):
-            prompts = [unroll(*group[place][turn], emotions[place], wording) for place, turn in wave]
-            log_p = score_labels(
-                model,
-                [tokens.ids(prompt) for prompt in prompts],
-                list(tokens.answers.values()),
-                tokens.choices,
-                tokens.pad,
-            )
-            for (place, turn), prompt, row in zip(wave, prompts, log_p.exp().tolist(), strict=True):
-                tree, branch = group[place][turn]
-                label = max(zip(row, tokens.answers, strict=True), key=lambda pair: pair[0])[1]
-                answers[place].append(Answer(tree.dialogue, branch, label, tuple(row), prompt))
-                if gold is None:
-                    emotions[place][branch.turn] = label
-        for answered in answers:
-            yield from answered
+    waiting = (
+        _Conversation(place, branches, tokens, wording, gold, row_tokens)
+        for place, branches in enumerate(_group_by_dialogue(trees))
+    )
+    ended: dict[int, list[Answer]] = {}
+    due = 0
+    for conversation in progress(_converse(model, waiting, conversations), None, what):
+        if conversation.has_ended:
+            ended[conversation.place] = conversation.answers
+        while due in ended:
+            yield from ended.pop(due)
+            due += 1
 
 
-def _group_by_dialogue(trees: Iterable[PromptTree]) -> Iterator[list[tuple[PromptTree, Branch]]]:
-    group: list[tuple[PromptTree, Branch]] = []
+def _converse(model: Any, waiting: "Iterator[_Conversation]", together: int) -> "Iterator[_Conversation]":
+    """Yield a conversation whenever one more of its questions is answered."""
+    active = list(islice(waiting, together))
+    while active:
+        asking = [(conversation, conversation.ask()) for conversation in active]
+        for row in _fill_rows(asking):
+            for (conversation, part), log_p in zip(row, _score(model, row), strict=True):
+                for _ in conversation.hear(part, log_p):
+                    yield conversation
+        active = [conversation for conversation in active if not conversation.has_ended]
+        active += islice(waiting, together - len(active))
+
+
+def _fill_rows(asking: "Sequence[tuple[_Conversation, Part]]") -> "Iterator[list[tuple[_Conversation, Part]]]":
+    row: list[tuple[_Conversation, Part]] = []
+    for conversation, part in asking:
+        if row and sum(len(other.ids) for _, other in row) + len(part.ids) > conversation.row_tokens:
+            yield row
+            row = []
+        row.append((conversation, part))
+    yield row
+
+
+def _score(model: Any, row: "Sequence[tuple[_Conversation, Part]]") -> "Sequence[torch.Tensor]":
+    """Return log p of every label for every branch asked, a tensor of shape (branches, labels) for each part."""
+    import torch
+
+    tokens = row[0][0].tokens
+    labels = list(tokens.answers.values())
+    counts = [len(part.asked) for _, part in row]
+    caches = [conversation.cache for conversation, _ in row]
+    with torch.inference_mode():
+        log_p = answer_log_likelihoods(
+            model, [part for _, part in row], [labels] * sum(counts), tokens.choices, caches
+        )
+        return log_p.reshape(-1, len(labels)).cpu().split(counts)
+
+
+class _Conversation:
+    """A dialogue while it is answered: what is known of its trunk, and what the next question is."""
+
+    def __init__(
+        self,
+        place: int,
+        branches: Sequence[tuple[PromptTree, int]],
+        tokens: PieceTokenizer,
+        wording: Wording,
+        gold: Mapping[str, Mapping[int, str]] | None,
+        row_tokens: int,
+    ) -> None:
+        self.place, self.tokens, self.row_tokens = place, tokens, row_tokens
+        self.answers: list[Answer] = []
+        self.cache: TrunkCache | None = None
+        self._branches, self._wording, self._tree = branches, wording, None
+        self._own = gold is None
+        self._emotions = dict((gold or {}).get(branches[0][0].dialogue, {}))
+        self._leaves = find_leaves(tokens.answers.values(), tokens.choices)
+        self._heard = 0
+
+    @property
+    def has_ended(self) -> bool:
+        return len(self.answers) == len(self._branches)
+
+    def ask(self) -> Part:
+        """Return the part of the tree that is to be computed next, and have `cache` hold what is known of its trunk."""
+        from .attention import TrunkCache
+
+        tree, place = self._branches[self._heard]
+        if self._tree is None or self._tree.tree is not tree:
+            self._tree, self.cache = TreeTokens(tree, self.tokens, self._wording), TrunkCache()
+        known = self.cache.known if self.cache else 0
+        asked: list[tuple[int, list[int], list[Leaf]]] = []
+        size = 0
+        while place + len(asked) < len(tree.branches) and self._is_known(tree, place, place + len(asked)):
+            after = self._tree.after(place + len(asked))
+            ids = self._tree.branch(place + len(asked), self._emotions)
+            size += len(ids) + sum(map(len, self._leaves))
+            if asked and after - known + size > self.row_tokens:
+                break
+            asked.append((after, ids, self._leaves))
+        if place + len(asked) == len(tree.branches) and not known:
+            self.cache = None  # nothing of this tree is needed again
+        return lay_out(self._tree.trunk, asked, known=known)
+
+    def hear(self, part: Part, log_p: "torch.Tensor") -> Iterator[Answer]:
+        """Take in the scores of the branches that were asked, shape (branches, labels), one after the other."""
+        if self.cache is not None:
+            self.cache.known += part.trunk
+        for row in log_p.exp().tolist():
+            tree, place = self._branches[self._heard]
+            branch = tree.branches[place]
+            prompt = unroll(tree, branch, self._emotions, self._wording)
+            label = max(zip(row, self.tokens.answers, strict=True), key=lambda pair: pair[0])[1]
+            if self._own:
+                self._emotions[branch.turn] = label
+            self._heard += 1
+            self.answers.append(Answer(tree.dialogue, branch, label, tuple(row), prompt))
+            yield self.answers[-1]
+
+    def _is_known(self, tree: PromptTree, first: int, place: int) -> bool:
+        """Whether no recent emotion of a branch is an answer to one of the branches asked together with it."""
+        together = {branch.turn for branch in tree.branches[first:place]}
+        return not self._own or together.isdisjoint(tree.branches[place].recent)
+
+
+def _group_by_dialogue(trees: Iterable[PromptTree]) -> Iterator[list[tuple[PromptTree, int]]]:
+    group: list[tuple[PromptTree, int]] = []
     for tree in trees:
         if group and group[0][0].dialogue != tree.dialogue:
             yield group
             group = []
-        group += [(tree, branch) for branch in tree.branches]
+        group += [(tree, place) for place in range(len(tree.branches))]
     if group:
         yield group
-
-
-def _plan_waves(
-    group: Sequence[Sequence[tuple[PromptTree, Branch]]], batch_size: int
-) -> Iterator[list[tuple[int, int]]]:
-    """Yield batches of (place of the dialogue, place of its branch); a dialogue's branches come in order."""
-    for turn in range(max(map(len, group))):
-        ready = [place for place, branches in enumerate(group) if turn < len(branches)]
-        # Prompts of similar length together: less padding.
-        ready.sort(key=lambda place: _size(*group[place][turn]))
-        for start in range(0, len(ready), batch_size):
-            yield [(place, turn) for place in ready[start : start + batch_size]]
-
-
-def _size(tree: PromptTree, branch: Branch) -> int:
-    return sum(len(piece.text) for piece in (*tree.trunk[: branch.after], *branch.facts, *branch.question))

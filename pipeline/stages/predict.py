@@ -45,14 +45,16 @@ def answer_split(
     texts = {(dialogue.id, u.id): u.text for dialogue in load_dialogues(run, split) for u in dialogue.utterances}
     made_with = {
         "dtype": str(choose_dtype(config.model)).removeprefix("torch."),
-        "batch_size": config.predict.batch_size,
+        "conversations": config.predict.conversations,
+        "row_tokens": config.predict.row_tokens,
     }
     answers = answer_trees(
         model,
         tokens,
         wording,
         load_trees(run, split, wording),
-        batch_size=config.predict.batch_size,
+        conversations=config.predict.conversations,
+        row_tokens=config.predict.row_tokens,
         gold=gold_emotions(load_trees(run, split, wording)) if oracle else None,
     )
     for answer in answers:

@@ -1,5 +1,6 @@
 """Train: LoRA on the language model through TRL; the adapter with the best dev W-F1 is kept."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,8 @@ def build_trainer(config: Config, run: Run) -> "ErcTrainer":
     from peft import get_peft_model, prepare_model_for_kbit_training
     from transformers import set_seed
 
-    from ..training import ErcTrainer, TrainingPrompts
+    from ..epochs import Batches, TrainingPrompts
+    from ..training import ErcTrainer
 
     settings, labels, wording = config.train, load_labels(run), load_wording(run)
     prompts = TrainingPrompts(
@@ -53,6 +55,7 @@ def build_trainer(config: Config, run: Run) -> "ErcTrainer":
         labels=labels,
         tokens=PieceTokenizer(load_tokenizer(config.model), labels, wording, chat=config.prompts.chat),
         wording=wording,
+        batches=Batches(settings.batch_size, settings.together, settings.row_tokens, processes=count_processes()),
         noise=settings.recent_noise,
         seed=config.seed,
     )
@@ -64,7 +67,7 @@ def build_trainer(config: Config, run: Run) -> "ErcTrainer":
     model = get_peft_model(
         model, lora(config.model, rank=settings.lora_rank, alpha=settings.lora_alpha, dropout=settings.lora_dropout)
     )
-    arguments = build_arguments(config, run, examples=len(prompts.examples))
+    arguments = build_arguments(config, run, rows=len(prompts), rows_per_step=prompts.rows_per_step)
     return ErcTrainer(
         model=model,
         args=arguments,
@@ -73,16 +76,22 @@ def build_trainer(config: Config, run: Run) -> "ErcTrainer":
         dev=list(load_trees(run, "dev", wording)),
         patience=settings.patience,
         mixed_precision=mixes_precision(config.model),
+        asking={"conversations": config.predict.conversations, "row_tokens": config.predict.row_tokens},
     )
 
 
-def build_arguments(config: Config, run: Run, examples: int) -> "SFTConfig":
-    """Return TRL's settings for `examples` training examples."""
+def count_processes() -> int:
+    """Return how many processes train together (`accelerate launch`)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def build_arguments(config: Config, run: Run, rows: int, rows_per_step: int) -> "SFTConfig":
+    """Return TRL's settings for epochs of so many rows, so many of them an optimiser step over all processes."""
     import torch
     from trl.trainer.sft_config import SFTConfig
 
     settings = config.train
-    steps = -(-examples // (settings.batch_size * settings.accumulation))
+    steps = rows // rows_per_step
     when: dict[str, Any] = {"strategy": "epoch"}
     if settings.evaluations_per_epoch > 1:
         when = {"strategy": "steps", "steps": max(1, steps // settings.evaluations_per_epoch)}
@@ -94,9 +103,8 @@ def build_arguments(config: Config, run: Run, examples: int) -> "SFTConfig":
         warmup_steps=round(settings.warmup_share * steps * settings.epochs),
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_gradient_norm,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        per_device_eval_batch_size=config.predict.batch_size,
+        per_device_train_batch_size=1,  # a row, which holds many examples
+        gradient_accumulation_steps=rows_per_step // count_processes(),
         gradient_checkpointing=settings.gradient_checkpointing,
         bf16=False,  # the trainer does it, around the loss alone: dev is answered as in prediction
         fp16=choose_dtype(config.model) == torch.float16,
@@ -112,7 +120,7 @@ def build_arguments(config: Config, run: Run, examples: int) -> "SFTConfig":
         seed=config.seed,
         report_to=list(settings.report_to),
         disable_tqdm=True,
-        # The trees are worded, tokenised and padded by the trainer's own collator; nothing may cut them afterwards.
+        # The trees are worded, tokenised and packed by the trainer's own collator; nothing may cut them afterwards.
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,

@@ -5,13 +5,17 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from erckit.data.dialogue import Dialogue, Utterance
 from erckit.data.files import read_json_lines, write_json_lines
 from erckit.data.labels import EMORYNLP, LabelSet
 from erckit.pipeline.backbone import load_model, load_tokenizer
 from erckit.pipeline.config import Config, Model
 from erckit.pipeline.run import Run
+from erckit.pipeline.scoring import answer_log_likelihoods, find_leaves
+from erckit.prompts.packing import lay_out
 from erckit.prompts.tasks import Knowledge, Task, build_trees
 from erckit.prompts.tokens import PieceTokenizer
 from erckit.prompts.tree import PromptTree
@@ -49,6 +53,23 @@ def load_tiny(tiny_model) -> Callable[..., Any]:
         return SimpleNamespace(model=model.eval(), tokens=tokens, wording=wording, labels=labels, config=config)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def score_prompts() -> Callable[..., torch.Tensor]:
+    """A function from parts, prompts as token ids, and the answers wanted of each (default: all) to log-likelihoods."""
+
+    def score(parts: Any, prompts: list[list[int]], answers: list[list[tuple[int, ...]]] | None = None) -> torch.Tensor:
+        answers = answers or [list(parts.tokens.answers.values())] * len(prompts)
+        choices = parts.tokens.choices
+        # The trunk is the first half: where a prompt is cut does not matter.
+        cut = [
+            lay_out(np.array(ids[: len(ids) // 2]), [(len(ids) // 2, ids[len(ids) // 2 :], find_leaves(wanted, choices))])
+            for ids, wanted in zip(prompts, answers, strict=True)
+        ]
+        return answer_log_likelihoods(parts.model, cut, answers, choices).reshape(len(prompts), -1)
+
+    return score
 
 
 @pytest.fixture(scope="session")

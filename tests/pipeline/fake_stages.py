@@ -172,7 +172,7 @@ def new_world():
 
 EDITS = (
     [("set", key) for key in ("data.aliases", "profiles.examples_per_emotion", "model.name", "prompts.window")]
-    + [("set", key) for key in ("train.epochs", "predict.batch_size", "evaluate.resamples", "report.prompts")]
+    + [("set", key) for key in ("train.epochs", "predict.conversations", "evaluate.resamples", "report.prompts")]
     + [("corpus", name) for name in ("train", "dev", "test", "people")]
     + [(what, file) for what in ("tamper", "delete") for files in FILES.values() for file in files]
     + [("forget", stage) for stage in FILES]

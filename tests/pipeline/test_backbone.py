@@ -16,7 +16,6 @@ from erckit.pipeline.backbone import (
     quantization,
 )
 from erckit.pipeline.config import ConfigError, Model, load_config, shipped_configs
-from erckit.pipeline.scoring import score_labels
 from erckit.prompts.tree import unroll
 
 QUANTIZED = [name for name in shipped_configs() if load_config(name).model.quantization == "nf4"]
@@ -34,14 +33,13 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_the_embedded_model_starts_near_a_uniform_answer(load_tiny, talk, make_trees):
+def test_the_embedded_model_starts_near_a_uniform_answer(load_tiny, talk, make_trees, score_prompts):
     """Its loss is near ln 7; an untrained head would start at 2.4 to 3.5."""
     parts = load_tiny("embedded")
     trees = make_trees(parts, [talk(np.random.default_rng(7), "d", 12)])
     prompts = [parts.tokens.ids(unroll(tree, branch, {}, parts.wording)) for tree in trees for branch in tree.branches]
-    scores = score_labels(
-        parts.model, prompts, list(parts.tokens.answers.values()), parts.tokens.choices, parts.tokens.pad
-    )
+    with torch.no_grad():
+        scores = score_prompts(parts, prompts)
     gold = [parts.labels.index(branch.label) for tree in trees for branch in tree.branches]
 
     loss = -scores[range(len(gold)), gold].mean().item()

@@ -64,7 +64,7 @@ def sections(model: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
 def is_possible(values: dict[str, Any]) -> bool:
     """The cross checks, written a second time."""
     model, prompts = values["model"], values["prompts"]
-    on_cpu = model["device"] == "cpu" and (model["quantization"] == "nf4" or model["attention"] == "flash_attention_2")
+    on_cpu = model["device"] == "cpu" and model["quantization"] == "nf4"
     return not on_cpu and prompts["fact_tokens"] < prompts["max_tokens"] and len(values["name"]) <= 100
 
 
@@ -202,7 +202,6 @@ def test_missing_keys_are_named_with_what_they_mean(load):
     "text, message",
     [
         ("model: {device: cpu, quantization: nf4}", "model.device: found 'cpu', expected auto or cuda, because"),
-        ("model: {device: cpu, attention: flash_attention_2}", "because model.attention is flash_attention_2"),
         ("prompts: {max_tokens: 64, fact_tokens: 64}", "prompts.fact_tokens: found 64, expected less than prompts.max"),
         ("name: a/b", "name: found 'a/b', expected run name: letters, digits"),
         ("name: ..", "name: found '..', expected run name"),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from erckit.data.errors import DataError
 from erckit.data.labels import EMORYNLP, LabelSet
+from erckit.pipeline.attention import PACKED
 from erckit.pipeline.loss import class_weights, confusion_errors, weighted_mean
-from erckit.pipeline.scoring import answer_log_likelihoods, pad_left
 from erckit.pipeline.stages.train import build_trainer
 from erckit.prompts.wording import Piece
 from hypothesis import given
@@ -77,12 +77,14 @@ def weigh(labels: LabelSet) -> dict[str, float]:
     return {label: 0.5 + place for place, label in enumerate(labels)}
 
 
-def compute_loss(parts, prompts: list[list[int]], gold: list[str], weights: Mapping[str, float]) -> torch.Tensor:
-    answers = [parts.tokens.answers[label] for label in gold]
-    inputs = pad_left([[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)], parts.tokens.pad)
-    losses = -answer_log_likelihoods(parts.model, inputs, answers, parts.tokens.choices)
-    told = torch.tensor([weights[label] for label in gold])
-    return weighted_mean(losses, told, told.sum())
+@pytest.fixture(scope="module")
+def compute_loss(score_prompts):
+    def compute(parts, prompts: list[list[int]], gold: list[str], weights: Mapping[str, float]) -> torch.Tensor:
+        losses = -score_prompts(parts, prompts, [[parts.tokens.answers[label]] for label in gold]).squeeze(1)
+        told = torch.tensor([weights[label] for label in gold])
+        return weighted_mean(losses, told, told.sum())
+
+    return compute
 
 
 def gradients_of(parts, loss: torch.Tensor) -> torch.Tensor:
@@ -91,7 +93,7 @@ def gradients_of(parts, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in parts.model.parameters() if p.grad is not None])
 
 
-def test_for_labels_of_one_token_it_is_the_weighted_cross_entropy_of_their_logits(load_tiny):
+def test_for_labels_of_one_token_it_is_the_weighted_cross_entropy_of_their_logits(load_tiny, compute_loss):
     parts = load_tiny("qwen2", LabelSet(("m", "a", "s")), chat=True)
     prompts = [parts.tokens.ids([Piece("It rains and rains.")])] * 2 + [
         parts.tokens.ids([Piece("No boat, no sea.")])
@@ -100,17 +102,19 @@ def test_for_labels_of_one_token_it_is_the_weighted_cross_entropy_of_their_logit
     tokens = [ids[0] for ids in parts.tokens.answers.values()]
     assert all(len(ids) == 1 for ids in parts.tokens.answers.values()) and tokens != sorted(tokens)
 
+    parts.model.set_attn_implementation("sdpa")
     logits = torch.stack([parts.model(torch.tensor([prompt])).logits[0, -1, tokens] for prompt in prompts])
     truth = torch.tensor([parts.labels.index(label) for label in gold])
     expected = torch.nn.functional.cross_entropy(logits, truth, weight=torch.tensor([*weights.values()]))
     expected_gradients = gradients_of(parts, expected)
 
+    parts.model.set_attn_implementation(PACKED)
     loss = compute_loss(parts, prompts, gold, weights)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
     torch.testing.assert_close(gradients_of(parts, loss), expected_gradients, atol=1e-5, rtol=1e-5)
 
 
-def test_a_label_weighs_the_same_however_many_tokens_its_answer_has(load_tiny):
+def test_a_label_weighs_the_same_however_many_tokens_its_answer_has(load_tiny, compute_loss):
     parts = load_tiny("llama")
     prompt = parts.tokens.ids([Piece("It rains and rains.")])
     gold, weights = ["powerful", "sad", "scared", "mad"], weigh(parts.labels)
@@ -133,18 +137,20 @@ class KeepGradients(TrainerCallback):
         }
 
 
-def test_accumulation_and_checkpointing_change_nothing_but_memory(eight_examples):
+def test_how_a_step_is_put_together_changes_nothing_but_memory(eight_examples):
+    """All utterances of a dialogue together or one at a time, in one forward pass or many: the gradient is the same."""
     gradients, losses = {}, {}
-    for batch, accumulation, checkpointing in ((8, 1, "false"), (1, 8, "false"), (4, 2, "false"), (3, 3, "true")):
+    for together, tokens, checkpointing in ((0, 100_000, "false"), (0, 1, "false"), (1, 1, "false"), (2, 200, "true")):
         config, run = eight_examples(
             "train.class_weights=inverse",
             "train.max_gradient_norm=1e9",
-            f"train.batch_size={batch}",
-            f"train.accumulation={accumulation}",
+            "train.batch_size=8",
+            f"train.together={together}",
+            f"train.row_tokens={tokens}",
             f"train.gradient_checkpointing={checkpointing}",
         )
         trainer = build_trainer(config, run)
-        assert len(trainer.prompts.examples) == 8 and len(set(trainer.weights.values())) > 1
+        assert sum(trainer.prompts.counts.values()) == 8 and len(set(trainer.weights.values())) > 1
         generator = torch.Generator().manual_seed(5)
         for name, parameter in trainer.model.named_parameters():
             if "lora_B" in name:  # at 0, where it starts, it hides the gradients of the other matrix
@@ -154,11 +160,13 @@ def test_accumulation_and_checkpointing_change_nothing_but_memory(eight_examples
         trainer.add_callback(keep)
         trainer.train()
         assert trainer.state.global_step == 1
-        gradients[batch], losses[batch] = keep.found, trainer.state.log_history[0]["loss"]
+        case = together, tokens
+        gradients[case], losses[case] = keep.found, trainer.state.log_history[0]["loss"]
 
-    assert list(losses.values()) == pytest.approx([losses[8]] * 4, rel=1e-6)
-    longest = max(gradient.abs().max().item() for gradient in gradients[8].values())
-    assert min(gradient.abs().max().item() for gradient in gradients[8].values()) > 1e-3 * longest
+    first = gradients[0, 100_000]
+    assert list(losses.values()) == pytest.approx([losses[0, 100_000]] * 4, rel=1e-6)
+    longest = max(gradient.abs().max().item() for gradient in first.values())
+    assert min(gradient.abs().max().item() for gradient in first.values()) > 1e-3 * longest
     for found in gradients.values():
-        for name, gradient in gradients[8].items():
+        for name, gradient in first.items():
             torch.testing.assert_close(found[name], gradient, atol=1e-6 * longest, rtol=0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from erckit.data.dialogue import Dialogue
 from erckit.data.labels import EMORYNLP, MELD, LabelSet
-from erckit.pipeline.scoring import answer_log_likelihoods, answer_trees, pad_left, score_labels
+from erckit.pipeline.scoring import answer_trees
 from erckit.prompts.tree import gold_emotions, unroll
 
 # Labels that share first tokens, labels that begin with one another, and labels of a single token.
@@ -29,6 +29,7 @@ def parts(request, load_tiny):
     kind, labels, chat = request.param
     found = load_tiny(kind, labels, chat)
     found.reference = copy.deepcopy(found.model).double()
+    found.reference.set_attn_implementation("sdpa")
     return found
 
 
@@ -74,34 +75,24 @@ def test_the_cases_hold_answers_of_every_form(load_tiny):
     assert len({ids[0] for ids in emotions}) < len({ids[:2] for ids in emotions}) == len(emotions)
 
 
-def test_all_ways_to_score_equal_brute_force(parts, prompts):
+def test_scores_equal_brute_force(parts, prompts, score_prompts):
     expected = torch.tensor([score_by_force(parts, prompt) for prompt in prompts])
     answers = list(parts.tokens.answers.values())
-    scores = score_labels(parts.model, prompts, answers, parts.tokens.choices, parts.tokens.pad)
-
-    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0, check_dtype=False)
-    torch.testing.assert_close(scores.exp().sum(dim=1), torch.ones(len(prompts)), atol=1e-5, rtol=0)
-    for first in range(len(answers)):
-        # Every row another answer, so that answers of different length meet in a batch.
-        places = [(first + row) % len(answers) for row in range(len(prompts))]
-        inputs = pad_left([[*p, *answers[a]] for p, a in zip(prompts, places, strict=True)], parts.tokens.pad)
-        with torch.no_grad():
-            found = answer_log_likelihoods(parts.model, inputs, [answers[a] for a in places], parts.tokens.choices)
-        torch.testing.assert_close(found, scores[range(len(prompts)), places], atol=1e-5, rtol=0)
+    with torch.no_grad():
+        scores = score_prompts(parts, prompts)
+        torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0, check_dtype=False)
+        torch.testing.assert_close(scores.exp().sum(dim=1), torch.ones(len(prompts)), atol=1e-5, rtol=0)
+        for first in range(len(answers)):  # every prompt another answer, as in training
+            places = [(first + row) % len(answers) for row in range(len(prompts))]
+            found = score_prompts(parts, prompts, [[answers[place]] for place in places])
+            torch.testing.assert_close(found[:, 0], scores[range(len(prompts)), places], atol=1e-5, rtol=0)
 
 
-def test_what_else_is_in_the_batch_does_not_matter(parts, prompts):
-    rest = (list(parts.tokens.answers.values()), parts.tokens.choices, parts.tokens.pad)
-    together = score_labels(parts.model, prompts, *rest)
-    for place, prompt in enumerate(prompts):
-        torch.testing.assert_close(score_labels(parts.model, [prompt], *rest)[0], together[place], atol=1e-5, rtol=0)
-
-
-def test_padding_stands_on_the_left_and_takes_no_position():
-    padded = pad_left([[5, 6, 7], [8]], pad=0)
-    assert padded["input_ids"].tolist() == [[5, 6, 7], [0, 0, 8]]
-    assert padded["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
-    assert padded["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
+def test_what_else_is_in_the_row_does_not_matter(parts, prompts, score_prompts):
+    with torch.no_grad():
+        together = score_prompts(parts, prompts)
+        for place, prompt in enumerate(prompts):
+            torch.testing.assert_close(score_prompts(parts, [prompt])[0], together[place], atol=1e-5, rtol=0)
 
 
 # A conversation answered turn by turn.
@@ -111,6 +102,7 @@ def test_padding_stands_on_the_left_and_takes_no_position():
 def tiny(load_tiny):
     found = load_tiny("qwen2")
     found.reference = copy.deepcopy(found.model).double()
+    found.reference.set_attn_implementation("sdpa")
     return found
 
 
@@ -138,15 +130,14 @@ def answer_one_by_one(parts, trees, gold=None):
 
 @pytest.mark.parametrize("history", ["window", "full"])
 @pytest.mark.parametrize("told", ["predicted", "gold"])
-def test_answers_equal_a_naive_loop_whatever_the_batch_size(tiny, dialogues, make_trees, monkeypatch, history, told):
-    monkeypatch.setattr("erckit.pipeline.scoring.TOGETHER", 3)  # the last dialogue comes in a second group
+def test_answers_equal_a_naive_loop_whatever_is_computed_together(tiny, dialogues, make_trees, history, told):
     trees = make_trees(tiny, dialogues, history=history)
     gold = gold_emotions(trees) if told == "gold" else None
     expected = answer_one_by_one(tiny, trees, gold)
     assert len({label for _, _, label, _, _ in expected}) > 2 and any("was" in p.text for p in expected[4][4])
 
-    for batch_size in (1, 2, 3, 64):
-        found = list(answer_trees(tiny.model, tiny.tokens, tiny.wording, iter(trees), batch_size=batch_size, gold=gold))
+    for sizes in ({"conversations": n, "row_tokens": tokens} for n in (1, 2, 3, 64) for tokens in (1, 150, 10_000)):
+        found = list(answer_trees(tiny.model, tiny.tokens, tiny.wording, iter(trees), gold=gold, **sizes))
         assert [(a.dialogue, a.branch.turn, a.label, a.prompt) for a in found] == [
             (dialogue, turn, label, prompt) for dialogue, turn, label, _, prompt in expected
         ]
@@ -163,7 +154,7 @@ def test_gold_history_tells_gold_and_predicted_history_never_does(tiny, dialogue
         return replace(dialogue, utterances=tuple(changed))
 
     def ask(trees, gold):
-        answers = answer_trees(tiny.model, tiny.tokens, tiny.wording, trees, batch_size=4, gold=gold)
+        answers = answer_trees(tiny.model, tiny.tokens, tiny.wording, trees, conversations=4, row_tokens=500, gold=gold)
         return [(answer.prompt, answer.probabilities) for answer in answers]
 
     before, after = (make_trees(tiny, talks) for talks in (dialogues, [relabel(d) for d in dialogues]))
@@ -179,11 +170,14 @@ def test_later_turns_never_change_earlier_answers(tiny, dialogues, make_trees, t
 
     def ask(talk):
         trees = make_trees(tiny, [talk], history=history)
-        answers = answer_trees(tiny.model, tiny.tokens, tiny.wording, trees, batch_size=2)
-        return [(answer.prompt, answer.probabilities) for answer in answers]
+        answers = answer_trees(tiny.model, tiny.tokens, tiny.wording, trees, conversations=2, row_tokens=500)
+        return list(answers)
 
     answers = ask(dialogue)
     for turn in range(len(dialogue.utterances) - 1):
         future = talk(np.random.default_rng(turn), "other", len(dialogue.utterances)).utterances[turn + 1 :]
         changed = replace(dialogue, utterances=(*dialogue.utterances[: turn + 1], *future))
-        assert ask(changed)[: turn + 1] == answers[: turn + 1]
+        found = ask(changed)[: turn + 1]
+        assert [answer.prompt for answer in found] == [answer.prompt for answer in answers[: turn + 1]]
+        before, after = ([a.probabilities for a in some] for some in (answers[: turn + 1], found))
+        np.testing.assert_allclose(after, before, atol=1e-6)  # rows of other lengths round otherwise

@@ -1,131 +1,22 @@
-"""Training: what an epoch is made of, that it can be made again, and that what it keeps is what it measured."""
+"""Whole trainings: that they can be made again, resumed, and that what is kept is what was measured."""
 
 from collections import Counter
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from erckit.data.files import read_json_lines
 from erckit.data.labels import EMORYNLP
-from erckit.pipeline import training
 from erckit.pipeline.artefacts import load_trees, load_wording
+from erckit.pipeline.attention import PACKED
 from erckit.pipeline.backbone import load_tokenizer
+from erckit.pipeline.epochs import TrainingPrompts
 from erckit.pipeline.scoring import answer_trees
 from erckit.pipeline.stages import train
-from erckit.pipeline.training import LengthGroups, TrainingPrompts
 from erckit.prompts.tokens import PieceTokenizer
-from erckit.prompts.tree import gold_emotions, unroll
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import PeftModel
 from sklearn.metrics import f1_score
 from transformers import AutoModelForCausalLM, TrainerCallback
-
-# The order of examples.
-
-lengths_and_batch = st.tuples(st.lists(st.integers(1, 99), min_size=1, max_size=300), st.integers(1, 9))
-
-
-@given(lengths_and_batch, st.integers(0, 2**32 - 1), st.integers(0, 9))
-def test_an_epoch_holds_every_example_once_in_an_order_of_seed_and_epoch_alone(case, seed, epoch):
-    lengths, batch_size = case
-    groups = LengthGroups(lengths, batch_size, seed)
-    groups.set_epoch(epoch)
-    order = list(groups)
-    assert sorted(order) == list(range(len(lengths))) and len(groups) == len(lengths)
-
-    later = LengthGroups(lengths, batch_size, seed)
-    for other in (epoch + 1, epoch):  # what was drawn before does not matter
-        later.set_epoch(other)
-        drawn = list(later)
-    assert drawn == order
-
-
-def test_orders_differ_by_epoch_and_seed():
-    orders = set()
-    for seed in (1, 2):
-        for epoch in (0, 1):
-            groups = LengthGroups(range(40), 4, seed)
-            groups.set_epoch(epoch)
-            orders.add(tuple(groups))
-    assert len(orders) == 4
-
-
-def test_neighbours_are_alike_in_length():
-    """In a batch of eight from 400 at random, lengths spread by 0.78 of the whole range on average."""
-    lengths = np.random.default_rng(0).permutation(400)
-    order = list(LengthGroups(lengths, 8, seed=1))
-    spreads = [np.ptp(lengths[order[start : start + 8]]) for start in range(0, 400, 8)]
-    assert max(spreads) == 7
-
-
-# The prompts of an epoch.
-
-
-@pytest.fixture(scope="module")
-def talks(load_tiny, talk, make_trees):
-    parts = load_tiny("qwen2")
-    generator = np.random.default_rng(4)
-    trees = make_trees(parts, [talk(generator, f"d{place}", 10) for place in range(30)])
-    return SimpleNamespace(parts=parts, trees=trees, gold=gold_emotions(trees))
-
-
-@pytest.fixture
-def told(talks, monkeypatch):
-    """A function from noise and epoch to the (gold, told) emotions of every recent turn, in the order of examples."""
-
-    def collect(noise, epoch=0, confusion=None, seed=3):
-        pairs = []
-
-        def spy(tree, branch, emotions, wording):
-            pairs.append([(talks.gold[tree.dialogue][turn], emotions[turn]) for turn in branch.recent])
-            return unroll(tree, branch, emotions, wording)
-
-        monkeypatch.setattr(training, "unroll", spy)
-        parts = talks.parts
-        prompts = TrainingPrompts(talks.trees, parts.labels, parts.tokens, parts.wording, noise, seed)
-        prompts.start_epoch(epoch, confusion)
-        # In any order: the draw of an example depends on no other.
-        for place in reversed(range(len(prompts.examples))):
-            prompts.word(place)
-        return [pair for example in reversed(pairs) for pair in example]
-
-    return collect
-
-
-def test_recent_emotions_are_gold_but_for_the_share_of_noise(told):
-    assert all(gold == shown for gold, shown in told(noise=0.0))
-    assert all(gold != shown for gold, shown in told(noise=1.0))
-
-    pairs = told(noise=0.3)
-    wrong = sum(gold != shown for gold, shown in pairs)
-    deviation = (len(pairs) * 0.3 * 0.7) ** 0.5
-    assert len(pairs) > 400 and abs(wrong - 0.3 * len(pairs)) < 4 * deviation
-
-
-def test_the_noise_is_drawn_anew_each_epoch_and_again_the_same(told):
-    assert told(0.5, epoch=1) == told(0.5, epoch=1)
-    assert len({tuple(told(0.5, epoch=epoch, seed=seed)) for epoch in (0, 1) for seed in (3, 4)}) == 4
-
-
-def test_errors_are_those_that_the_model_makes(told):
-    after = {label: EMORYNLP.names[place - 1] for place, label in enumerate(EMORYNLP)}
-    confusion = [[10_000 * (after[gold] == label) for label in EMORYNLP] for gold in EMORYNLP]
-    pairs = told(noise=1.0, confusion=confusion)
-    assert np.mean([shown == after[gold] for gold, shown in pairs]) > 0.99
-
-
-def test_examples_are_the_labelled_branches_with_their_answers(talks):
-    parts = talks.parts
-    prompts = TrainingPrompts(talks.trees, parts.labels, parts.tokens, parts.wording, noise=0.0, seed=1)
-    gold = [branch.label for tree in talks.trees for branch in tree.branches]
-    assert prompts.counts == {label: gold.count(label) for label in EMORYNLP}
-    for place, (tree, branch) in enumerate(prompts.examples[:20]):
-        prompt = unroll(tree, branch, talks.gold[tree.dialogue], parts.wording)
-        expected = [*parts.tokens.ids(prompt), *parts.tokens.answers[branch.label]]
-        assert prompts.word(place) == (expected, parts.tokens.answers[branch.label], branch.label)
-
 
 # Whole trainings.
 
@@ -207,7 +98,8 @@ def test_the_adapter_that_is_kept_is_the_best_on_dev_as_plain_peft_loads_it(undi
     wording = load_wording(run)
     tokens = PieceTokenizer(load_tokenizer(config.model), EMORYNLP, wording, chat=False)
     trees = list(load_trees(run, "dev", wording))
-    answers = list(answer_trees(model, tokens, wording, trees, batch_size=config.predict.batch_size))
+    model.set_attn_implementation(PACKED)
+    answers = list(answer_trees(model, tokens, wording, trees, conversations=3, row_tokens=1000))
     measured = 100 * f1_score([a.branch.label for a in answers], [a.label for a in answers], average="weighted")
 
     looks = [entry["eval_w_f1"] for entry in undisturbed.log if "eval_w_f1" in entry]

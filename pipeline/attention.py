@@ -1,0 +1,185 @@
+"""The packed attention: parts of prompt trees side by side in one row, where each token sees its own stretches alone.
+
+Every model of transformers calls its attention through a registry, and this one is registered there: nothing is
+padded, and nothing of a model's code is touched. A row is computed part by part with SDPA and a dense mask, on CUDA as
+a whole with FlexAttention and a block mask. With a cache, what is known of a trunk is not computed again.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from ..data.errors import DataError
+from ..prompts.packing import Part, lay_out, unpack
+
+PACKED = "erckit_packed"
+# How far packed logits may be from unrolled ones, in standard deviations of the logits: rounding, by dtype.
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
+COARSE_TOLERANCE = 0.2
+
+
+class TrunkCache:
+    """The keys and values of one trunk, layer by layer; it only grows. `known` is how many tokens count."""
+
+    def __init__(self) -> None:
+        self.known = 0
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def extend(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put what was computed behind what is known, and return all of it, shape (1, heads, tokens, dimension).
+
+        Of what was put only the trunk is to be counted as known afterwards; the next turn takes the place of the rest.
+        """
+        stop = self.known + key.shape[2]
+        stores = self._layers.get(layer)
+        if stores is None or stores[0].shape[2] < stop:
+            # Room for twice as much: copying stays in proportion to what is written.
+            fresh = tuple(new.new_empty(*new.shape[:2], 2 * stop, new.shape[3]) for new in (key, value))
+            for store, old in zip(fresh, stores or (), strict=False):
+                store[:, :, : self.known] = old[:, :, : self.known]
+            stores = self._layers[layer] = (fresh[0], fresh[1])
+        for store, new in zip(stores, (key, value), strict=True):
+            store[:, :, self.known : stop] = new
+        return stores[0][:, :, :stop], stores[1][:, :, :stop]
+
+
+class Layout:
+    """Where the parts of one row lie, and what their tokens see. With `caches`, one for each part, None for none."""
+
+    def __init__(self, parts: Sequence[Part], device: Any, caches: Sequence[TrunkCache | None] = ()) -> None:
+        self.parts, self.device = parts, device
+        self.caches = caches or [None] * len(parts)
+        self.ids = torch.cat([torch.from_numpy(part.ids) for part in parts]).to(device)
+        self.positions = torch.cat([torch.from_numpy(part.positions) for part in parts]).to(device)
+        self.lengths = [len(part.ids) for part in parts]
+        self.starts = [sum(self.lengths[:place]) for place in range(len(parts))]
+        self._masks: dict[Any, Any] = {}
+
+    def attend(self, module: Any, query: Any, key: Any, value: Any, scaling: Any, window: int | None) -> torch.Tensor:
+        """Return what attention gives, shape (1, tokens, heads, dimension)."""
+        if query.device.type == "cuda" and not any(self.caches):
+            return self._attend_flexibly(module, query, key, value, scaling, window)
+        pieces = []
+        masks = self._dense_masks(window, query.dtype)
+        rows = zip(*(tensor.split(self.lengths, dim=2) for tensor in (query, key, value)), masks, self.caches)
+        for q, k, v, mask, cache in rows:
+            if cache is not None:
+                k, v = cache.extend(module.layer_idx, k, v)
+            pieces.append(
+                scaled_dot_product_attention(
+                    q, k, v, attn_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+                )
+            )
+        return torch.cat(pieces, dim=2).transpose(1, 2)
+
+    def _dense_masks(self, window: int | None, dtype: torch.dtype) -> list[torch.Tensor]:
+        if (window, dtype) not in self._masks:
+            self._masks[window, dtype] = [self._dense_mask(part, window, dtype) for part in self.parts]
+        return self._masks[window, dtype]
+
+    def _dense_mask(self, part: Part, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        seen = torch.from_numpy(part.seen).to(self.device)
+        positions = torch.from_numpy(part.positions).to(self.device)
+        keys = torch.arange(part.known + len(positions), device=self.device)
+        visible = _in_stretches(keys, seen.unbind(1))
+        if window is not None:
+            key_positions = torch.cat([keys[: part.known], positions])
+            visible &= key_positions > (positions.unsqueeze(1) - window)
+        return torch.zeros(visible.shape, dtype=dtype, device=self.device).masked_fill_(~visible, float("-inf"))
+
+    def _attend_flexibly(
+        self, module: Any, query: Any, key: Any, value: Any, scaling: Any, window: int | None
+    ) -> torch.Tensor:
+        from transformers.integrations.flex_attention import flex_attention_forward
+
+        if window not in self._masks:
+            self._masks[window] = self._block_mask(window)
+        return flex_attention_forward(module, query, key, value, self._masks[window], scaling=scaling)[0]
+
+    def _block_mask(self, window: int | None) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        shifted = [torch.from_numpy(part.seen + start) for part, start in zip(self.parts, self.starts, strict=True)]
+        stretches = torch.cat(shifted).to(self.device).unbind(1)
+
+        def visible(batch: Any, head: Any, query: Any, key: Any) -> Any:
+            inside = _in_stretches(key, [bound[query] for bound in stretches], stretched=False)
+            near = self.positions[key] > self.positions[query] - window if window is not None else True
+            return inside & near
+
+        return create_block_mask(visible, None, None, len(self.ids), len(self.ids), device=self.device)
+
+
+def _in_stretches(key: Any, bounds: Sequence[Any], stretched: bool = True) -> Any:
+    """Whether a key lies in one of the three stretches; with `stretched`, of every key for every row of bounds."""
+    starts_stops = [bound.unsqueeze(1) if stretched else bound for bound in bounds]
+    (a, b), (c, d), (e, f) = zip(starts_stops[::2], starts_stops[1::2], strict=True)
+    return ((key >= a) & (key < b)) | ((key >= c) & (key < d)) | ((key >= e) & (key < f))
+
+
+def packed_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    *,
+    layout: Layout,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """What a model calls in place of its own attention; shapes (1, heads, tokens, dimension)."""
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise DataError(
+                f"the model's attention uses {name}, which packed prompts do not support. Use another model."
+            )
+    return layout.attend(module, query, key, value, scaling, sliding_window), None
+
+
+def use_packed_attention(model: Any) -> None:
+    """Have a model compute its attention packed, once it is shown that this changes no answer.
+
+    Raises DataError where it would, or where the model does not take its attention from the registry.
+    """
+    generator = np.random.default_rng(0)
+    sizes, vocabulary = (12, 3, 2, 4), model.get_input_embeddings().num_embeddings
+    trunk, *branches = (generator.integers(vocabulary, size=size) for size in sizes)
+    part = lay_out(trunk, [(after, ids.tolist(), []) for after, ids in zip((4, 9, 12), branches, strict=True)])
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        prompts = [torch.tensor([unpack(part, branch)], device=model.device) for branch in range(len(branches))]
+        expected = torch.cat([model(prompt, use_cache=False).logits[:, -1] for prompt in prompts])
+        model.set_attn_implementation(PACKED)
+        layout = Layout([part], model.device)
+        places = torch.tensor([decided[()] for decided in part.asked], device=model.device)
+        try:
+            found = model(
+                input_ids=layout.ids.unsqueeze(0),
+                position_ids=layout.positions.unsqueeze(0),
+                logits_to_keep=places,
+                use_cache=False,
+                layout=layout,
+            ).logits[0]
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise _not_packable(model, f"it stops with {type(error).__name__}: {error}") from error
+    model.train(training)
+    apart = ((found.double() - expected.double()).abs().max() / expected.double().std()).item()
+    if getattr(model.config, "attention_chunk_size", None) or not apart < TOLERANCE.get(found.dtype, COARSE_TOLERANCE):
+        raise _not_packable(model, f"logits differ by {apart:.2g} standard deviations from those of unrolled prompts")
+
+
+def _not_packable(model: Any, reason: str) -> DataError:
+    return DataError(
+        f"model {model.config.name_or_path!r} ({type(model).__name__}) cannot take packed prompts: {reason}. Expected a "
+        "causal transformer with attention from the registry of transformers, such as Qwen, Llama, Phi-3 or Mistral."
+    )
+
+
+AttentionInterface.register(PACKED, packed_attention)
