@@ -8,6 +8,7 @@ from ..data.errors import DataError
 from ..data.files import read_json, write_json
 from ..data.labels import LabelSet
 from ..prompts.wording import Wording
+from .backbone import fingerprint, precision
 from .config import Config
 from .console import say
 
@@ -26,6 +27,8 @@ def save_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
         "erckit": __version__,
         "base_model": config.model.name,
         "revision": config.model.revision,
+        "base_fingerprint": fingerprint(config.model),
+        "made_on": precision(config.model),
         "labels": list(labels),
         "wording": wording.hash,
         "protocol": config.prompts.model_dump(mode="json"),
@@ -46,9 +49,16 @@ def load_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
             f"{folder / CARD}: missing, so this is no adapter that erckit made. Train one, or name its folder."
         )
     card = read_json(folder / CARD)
-    expected = {"base_model": config.model.name, "labels": list(labels), "wording": wording.hash}
+    # A model is what it computes: the same files elsewhere are the same model, other files of its name are not.
+    if card.get("base_fingerprint") != fingerprint(config.model):
+        raise DataError(
+            f"{folder}: the adapter was made for base_model {card.get('base_model')!r} (files "
+            f"{str(card.get('base_fingerprint'))[:12]}), expected {config.model.name!r} "
+            f"({fingerprint(config.model)[:12]}). Set `model.name` to the adapter's base model, in the same form (hub "
+            "name or folder), or train an adapter for this one."
+        )
+    expected = {"labels": list(labels), "wording": wording.hash}
     remedies = {
-        "base_model": "Set `model.name` to the adapter's base model, or train an adapter for this one.",
         "labels": "Labels and their order must be those of the corpus; train an adapter for this corpus.",
         "wording": "Set `prompts.template` to the adapter's wording (its folder `wording`), or train again.",
     }

@@ -1,5 +1,6 @@
 """The language model under everything: the embedded one, or any causal LLM of the hub or a folder."""
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 # unchanged and that the LayerNorm takes out again, with small logits so that learning starts near a uniform answer.
 HEAD_SHIFT, HEAD_SCALE = 6.0, 0.3
 EMBEDDED_HEAD = "transform"
+# What decides what a model folder computes, and how much of each file is read to tell it from others.
+MODEL_FILES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
+SAMPLES, SAMPLE_BYTES = 64, 1 << 16
 
 
 def load_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase":
@@ -62,7 +66,13 @@ def load_model(config: ModelConfig) -> "PreTrainedModel":
     if config.name == EMBEDDED:
         _start_head_as_identity(model)
     model.config.name_or_path = config.name
-    model = model if config.quantization == "nf4" else model.to(device)
+    if config.quantization == "nf4":
+        from peft import prepare_model_for_kbit_training
+
+        # For prediction too: what it turns into float32 would answer otherwise in bfloat16.
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    else:
+        model = model.to(device)
     use_packed_attention(model)
     return model
 
@@ -123,6 +133,50 @@ def mixes_precision(config: ModelConfig) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return choose_dtype(config) == torch.bfloat16
+
+
+def fingerprint(config: ModelConfig) -> str:
+    """SHA-256 of what identifies a model: the files of a folder, else its name and revision on the hub.
+
+    Of a large file its size and samples over its whole length count: other weights differ everywhere.
+    """
+    folder = Path(locate(config.name))
+    if not folder.is_dir():
+        return hashlib.sha256(f"{config.name}@{config.revision or 'main'}".encode()).hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*")):
+        if file.suffix in MODEL_FILES:
+            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as stream:
+                for start in range(0, file.stat().st_size, max(SAMPLE_BYTES, file.stat().st_size // SAMPLES)):
+                    stream.seek(start)
+                    digest.update(stream.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def precision(config: ModelConfig) -> str:
+    """Return in words on what a model runs, and in which number formats; for records."""
+    dtype = str(choose_dtype(config)).removeprefix("torch.")
+    multiplied = ", multiplied in bfloat16 in training" if mixes_precision(config) and dtype == "float32" else ""
+    return f"{choose_device(config)}, {dtype}{multiplied}" + (
+        f", {config.quantization} base" if config.quantization != "none" else ""
+    )
+
+
+def check_positions(config: ModelConfig, max_tokens: int) -> None:
+    """Raise ConfigError where prompts may be longer than the model has positions."""
+    from transformers import AutoConfig
+
+    try:
+        architecture = AutoConfig.from_pretrained(locate(config.name), **_source(config))
+    except (OSError, ValueError) as error:
+        raise _not_loaded(config, error) from error
+    positions = getattr(architecture, "max_position_embeddings", None)
+    if positions is not None and max_tokens > positions:
+        raise ConfigError(
+            f"prompts.max_tokens is {max_tokens:,}, and model {config.name!r} has {positions:,} positions. "
+            f"Set prompts.max_tokens to {positions:,} at most."
+        )
 
 
 def locate(name: str) -> str:

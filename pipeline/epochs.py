@@ -13,9 +13,9 @@ import numpy as np
 
 from ..data.errors import DataError
 from ..data.labels import LabelSet
-from ..prompts.packing import Leaf, Part, TreeTokens, lay_out
+from ..prompts.packing import Leaf, Part, TreeTokens, lay_out, unpack
 from ..prompts.tokens import PieceTokenizer
-from ..prompts.tree import Branch, PromptTree, gold_emotions
+from ..prompts.tree import Branch, PromptTree, gold_emotions, unroll
 from ..prompts.wording import Wording
 from .loss import confusion_errors
 from .scoring import find_leaves
@@ -105,6 +105,27 @@ class TrainingPrompts:
                 answers.append(answer)
             parts.append(lay_out(self._trees[self._examples[visit[0]][0]].trunk, branches))
         return Row(tuple(parts), tuple(labels), tuple(answers))
+
+    def prove(self) -> None:
+        """Show for every example that its answer is decided where its unrolled prompt with the answer decides it.
+
+        Raises DataError with both, as text, for one where it is not.
+        """
+        for place in range(len(self)):
+            row = self.row(place)
+            branches = [(part, branch) for part in row.parts for branch in range(len(part.asked))]
+            examples = [example for visit in self._rows[place] for example in visit]
+            for (part, branch), example, answer in zip(branches, examples, row.answers, strict=True):
+                tree, told = self._trees[self._examples[example][0]].tree, self._told(example)
+                prompt = self.tokens.ids(unroll(tree, self._branch(example), told, self.wording))
+                for leaf in part.asked[branch]:
+                    seen, expected = unpack(part, branch, leaf), [*prompt, *answer[: len(leaf)]]
+                    if seen != expected:
+                        decode = self.tokens.tokenizer.decode
+                        raise DataError(
+                            f"{self._branch(example).utterance}: packed, the answer follows on {decode(seen)!r}, "
+                            f"expected {decode(expected)!r}. This is a fault of erckit; please report it."
+                        )
 
     def _plan_steps(self, epoch: int) -> list[list[tuple[int, ...]]]:
         """Return the steps of an epoch, each a list of visits, each the examples of one tree in order."""

@@ -66,7 +66,7 @@ def explain_difference(manifest: dict[str, Any], record: dict[str, Any]) -> str:
         elif old_inputs[path] != new_inputs[path]:
             reasons.append(f"{path} changed")
     if manifest.get("fingerprint") != record["fingerprint"]:
-        reasons.append("its wording or method changed")
+        reasons.append("its wording, model or method changed")
     if not reasons:
         return f"its {MANIFEST} was edited"
     return reasons[0] + (f" and {len(reasons) - 1} more" if len(reasons) > 1 else "")

@@ -89,13 +89,14 @@ def answer_trees(
     conversations: int,
     row_tokens: int,
     gold: Mapping[str, Mapping[int, str]] | None = None,
-    what: str = "utterances answered",
+    total: int | None = None,
 ) -> Iterator[Answer]:
     """Yield the answer for every branch, dialogue by dialogue, in order; the model must be in evaluation mode.
 
     Recent emotions are the model's own earlier answers: `conversations` of them advance together, each as far as it
     can be asked without an answer still to come, and one that ends hands its place on. What is known of a trunk is
-    not computed again. With `gold`, emotions by dialogue and turn, they are told from there.
+    not computed again. With `gold`, emotions by dialogue and turn, they are told from there. `total`, the number of
+    branches, is for the progress line.
     A forward pass has at most `row_tokens` tokens, unless a single question needs more.
     """
     waiting = (
@@ -104,7 +105,7 @@ def answer_trees(
     )
     ended: dict[int, list[Answer]] = {}
     due = 0
-    for conversation in progress(_converse(model, waiting, conversations), None, what):
+    for conversation in progress(_converse(model, waiting, conversations), total, "utterances answered"):
         if conversation.has_ended:
             ended[conversation.place] = conversation.answers
         while due in ended:

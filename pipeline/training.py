@@ -10,13 +10,17 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from ..prompts.tree import PromptTree
-from .console import progress
+from ..prompts.tree import PromptTree, gold_emotions
+from .console import progress, say
 from .epochs import TrainingPrompts
 from .loss import weighted_mean
 from .measure import release_memory
 from .metrics import confusion_matrix, weighted_f1
 from .scoring import answer_log_likelihoods, answer_trees
+
+
+# Dev conversations that are answered together at every look at dev.
+DEV_CONVERSATIONS = 32
 
 
 class ErcTrainer(SFTTrainer):
@@ -33,10 +37,11 @@ class ErcTrainer(SFTTrainer):
         dev: Sequence[PromptTree],
         patience: int,
         mixed_precision: bool,
-        asking: Mapping[str, int],
+        row_tokens: int,
+        oracle: bool,
     ) -> None:
         self.prompts, self.weights, self.dev, self.mixed_precision = prompts, weights, dev, mixed_precision
-        self.asking = asking
+        self.row_tokens, self.gold = row_tokens, gold_emotions(dev) if oracle else None
         rows = ArrowDataset.from_dict({"place": list(range(len(prompts)))})
         super().__init__(
             model=model,
@@ -78,14 +83,23 @@ class ErcTrainer(SFTTrainer):
         return SequentialSampler(self.train_dataset)  # the rows of an epoch are drawn by `TrainingPrompts`
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, Any]:
-        """Answer dev as prediction would, recent emotions predicted, and log W-F1 and the confusion matrix."""
+        """Answer dev as prediction would, and log W-F1 and the confusion matrix."""
         labels, prompts = self.prompts.labels, self.prompts
         model: Any = self.model
         was_training = model.training
         model.eval()
         answers = [
             answer
-            for answer in answer_trees(model, prompts.tokens, prompts.wording, self.dev, **self.asking)
+            for answer in answer_trees(
+                model,
+                prompts.tokens,
+                prompts.wording,
+                self.dev,
+                conversations=DEV_CONVERSATIONS,
+                row_tokens=self.row_tokens,
+                gold=self.gold,
+                total=sum(len(tree.branches) for tree in self.dev),
+            )
             if answer.branch.label is not None
         ]
         model.train(was_training)
@@ -96,6 +110,9 @@ class ErcTrainer(SFTTrainer):
             f"{metric_key_prefix}_confusion": confusion.tolist(),
         }
         self.log(metrics)
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        trained = f", loss {losses[-1]:.3f}" if losses else ""
+        say(f"  epoch {self.state.epoch or 0:.2f}{trained}: dev W-F1 {metrics[f'{metric_key_prefix}_w_f1']:.2f}")
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

@@ -1,6 +1,7 @@
 """What is asked: a dialogue becomes prompt trees with one branch for every utterance asked about."""
 
-from collections import Counter
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -42,11 +43,11 @@ class Task:
 class Knowledge:
     """What may be told in the prompts of one dialogue, as texts of facts.
 
-    `general` gives a speaker's general facts by name, none for somebody unknown; `nearest` those retrieved for a turn,
-    the nearest first.
+    `general` gives a speaker's general facts by name, and None for somebody of whom nothing at all is known;
+    `nearest` those retrieved for a turn, the nearest first.
     """
 
-    general: Callable[[str], Sequence[str]]
+    general: Callable[[str], Sequence[str] | None]
     nearest: Callable[[int], Sequence[str]]
 
 
@@ -63,9 +64,8 @@ def build_trees(
     plan = _plan_windows if task.history == "window" else _plan_segments
     for segment, (first, turns) in enumerate(plan(asked, draft)):
         trunk, after = draft.trunk(first, turns[-1])
-        cuts = {turn: first > draft.first_wanted(turn) for turn in turns}
-        losses["prompts without their oldest turns"] += sum(cuts.values())
-        branches = tuple(replace(draft.branch(turn), after=after[turn - first], cut=cuts[turn]) for turn in turns)
+        losses["prompts without their oldest turns"] += sum(first > draft.first_wanted(turn) for turn in turns)
+        branches = tuple(replace(draft.branch(turn), after=after[turn - first]) for turn in turns)
         yield PromptTree(dialogue.id, segment, trunk, branches)
 
 
@@ -97,6 +97,10 @@ class _Draft:
             task.wording.pieces("utterance", speaker=utterance.speaker, text=text)
             for utterance, text in zip(dialogue.utterances, self.texts, strict=True)
         ]
+        self._turns_of: dict[str, list[int]] = defaultdict(list)
+        for turn, utterance in enumerate(dialogue.utterances):
+            for speaker in utterance.speakers:
+                self._turns_of[speaker].append(turn)
         self._introductions: dict[str, tuple[Piece, ...]] = {}
         self._branches: dict[int, Branch] = {}
 
@@ -123,7 +127,7 @@ class _Draft:
                 speaker=utterance.speaker,
                 after=0,
                 facts=self._tell_facts(turn, utterance),
-                recent=_find_recent(self.dialogue, turn, task.recent_count),
+                recent=self._find_recent(turn),
                 question=(*task.wording.pieces("question", **asked), *task.tokens.closing),
                 label=utterance.label,
             )
@@ -159,28 +163,40 @@ class _Draft:
         if self.task.biography_tokens == 0:
             return ()
         if speaker not in self._introductions:
-            facts = self._within(self.task.biography_tokens, self.knowledge.general(speaker))
-            self._introductions[speaker] = (
-                self.task.wording.pieces("introduction", speaker=speaker, biography=" ".join(facts))
-                if facts
-                else self.task.wording.pieces("unknown", speaker=speaker)
-            )
+            self._introductions[speaker] = self._word_introduction(speaker)
         return self._introductions[speaker]
+
+    def _word_introduction(self, speaker: str) -> tuple[Piece, ...]:
+        known = self.knowledge.general(speaker)
+        if known is None:
+            return self.task.wording.pieces("unknown", speaker=speaker)
+        facts = self._within(self.task.biography_tokens, known, "general facts left out")
+        return self.task.wording.pieces("introduction", speaker=speaker, biography=" ".join(facts)) if facts else ()
+
+    def _find_recent(self, turn: int) -> tuple[int, ...]:
+        """Return the last earlier turns of whoever speaks at `turn`, the latest first."""
+        earlier: set[int] = set()
+        for speaker in self.dialogue.utterances[turn].speakers:
+            turns = self._turns_of[speaker]
+            stop = bisect_left(turns, turn)
+            earlier.update(turns[max(0, stop - self.task.recent_count) : stop])
+        return tuple(sorted(earlier, reverse=True)[: self.task.recent_count])
 
     def _tell_facts(self, turn: int, utterance: Utterance) -> tuple[Piece, ...]:
         if self.task.fact_tokens == 0:
             return ()
-        facts = self._within(self.task.fact_tokens, self.knowledge.nearest(turn))
+        facts = self._within(self.task.fact_tokens, self.knowledge.nearest(turn), "retrieved facts left out")
         return tuple(
             piece for fact in facts for piece in self.task.wording.pieces("fact", speaker=utterance.speaker, fact=fact)
         )
 
-    def _within(self, budget: int, texts: Sequence[str]) -> list[str]:
-        """Keep the texts in order while they fit the budget together, passing over those that do not."""
+    def _within(self, budget: int, texts: Sequence[str], what: str) -> list[str]:
+        """Keep the texts in order while they fit the budget together, passing over and counting those that do not."""
         kept: list[str] = []
         for text in texts:
             if self.task.tokens.count([Piece(" ".join([*kept, text]))]) <= budget:
                 kept.append(text)
+        self.losses[what] += len(texts) - len(kept)
         return kept
 
     def _shorten(self, utterance: Utterance) -> str:
@@ -194,10 +210,3 @@ class _Draft:
             half = half * 3 // 4
             text = utterance.text[:half] + GAP + utterance.text[len(utterance.text) - half :]
         return text
-
-
-def _find_recent(dialogue: Dialogue, turn: int, count: int) -> tuple[int, ...]:
-    """Return the last `count` earlier turns of whoever speaks at `turn`, the latest first."""
-    speakers = set(dialogue.utterances[turn].speakers)
-    earlier = (t for t in range(turn - 1, -1, -1) if speakers & set(dialogue.utterances[t].speakers))
-    return tuple(t for t, _ in zip(earlier, range(count), strict=False))

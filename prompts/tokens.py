@@ -41,28 +41,14 @@ class PieceTokenizer:
         self.answers = answers
         self.choices = find_choices(list(answers.values()))
         self._refuse_alike()
+        for label in labels:
+            self._refuse_unfaithful(label)
 
     def count(self, pieces: Sequence[Piece]) -> int:
         return sum(len(self._ids(piece)) for piece in pieces)
 
     def ids(self, pieces: Sequence[Piece]) -> list[int]:
         return [token for piece in pieces for token in self._ids(piece)]
-
-    def example(self, prompt: Sequence[Piece], label: str) -> tuple[list[int], tuple[int, ...]]:
-        """Return the ids of a prompt with its answer, and those of the answer, which is what is supervised.
-
-        Raises DataError, showing both, unless the supervised ids decode back to the label.
-        """
-        answer = self.answers[label]
-        ids = [*self.ids(prompt), *answer]
-        supervised = ids[len(ids) - len(answer) :]
-        decoded = self.tokenizer.decode(supervised, skip_special_tokens=True).strip()
-        if decoded.lower() != label:
-            raise DataError(
-                f"supervised tokens {supervised} decode to {decoded!r}, expected the answer {label!r}. The tokenizer "
-                "does not write this label faithfully; change `answer.txt` of the wording, or use another model."
-            )
-        return ids, answer
 
     def _tokenise(self, piece: Piece) -> tuple[int, ...]:
         guarded, split = self._guard + piece.text, not piece.control
@@ -79,6 +65,15 @@ class PieceTokenizer:
             raise DataError(
                 f"the tokenizer gives {self.answers}: some answers are alike or begin with one another, so that their "
                 "likelihoods cannot be compared. Change `answer.txt` of the wording, or use another model."
+            )
+
+    def _refuse_unfaithful(self, label: str) -> None:
+        decoded = self.tokenizer.decode(self.answers[label], skip_special_tokens=True).strip()
+        if decoded.lower() != label:
+            raise DataError(
+                f"supervised tokens {self.answers[label]} decode to {decoded!r}, expected the answer {label!r}. The "
+                "tokenizer does not write this label faithfully; change `answer.txt` of the wording, or use another "
+                "model."
             )
 
 

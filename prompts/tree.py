@@ -20,8 +20,7 @@ class Branch:
     """What is asked about one utterance.
 
     `after` is the number of trunk pieces that the branch sees. `recent` holds the earlier turns of the same speaker
-    whose emotions may be told, the latest first. `label` is the gold answer, None where there is none. `cut` tells
-    that older turns were left out to keep the token budget.
+    whose emotions may be told, the latest first. `label` is the gold answer, None where there is none.
     """
 
     utterance: str
@@ -32,7 +31,6 @@ class Branch:
     recent: tuple[int, ...]
     question: tuple[Piece, ...]
     label: str | None
-    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,6 @@ def to_record(tree: PromptTree, wording: Wording) -> dict[str, Any]:
                 "recent": list(branch.recent),
                 "question": [_piece_to_json(piece) for piece in branch.question],
                 "label": branch.label,
-                "cut": branch.cut,
             }
             for branch in tree.branches
         ],
@@ -125,7 +122,6 @@ def from_record(record: Any, wording: Wording, source: str) -> PromptTree:
                 recent=tuple(branch["recent"]),
                 question=tuple(_piece_from_json(piece) for piece in branch["question"]),
                 label=branch["label"],
-                cut=branch["cut"],
             )
             for branch in record["branches"]
         )

@@ -73,9 +73,14 @@ class StatisticalBiographer:
         examples = [self._as_fact(speaker, e) for label in self.labels for e in self._typical(speaker, label, None)]
         return general + examples
 
-    def general(self, speaker: str, without: str) -> list[str]:
-        """Return the texts of the speaker's general facts, told as if the dialogue `without` did not exist."""
-        return [text for _, _, text in self._write_general(speaker, without)]
+    def general(self, speaker: str, without: str) -> list[str] | None:
+        """Return the texts of the speaker's general facts, told as if the dialogue `without` did not exist.
+
+        None is returned where nothing at all is known of them, no example of an emotion either.
+        """
+        general = [text for _, _, text in self._write_general(speaker, without)]
+        known = general or any(True for label in self.labels for _ in self._typical(speaker, label, without))
+        return general if known else None
 
     def nearest(self, speaker: str, query: np.ndarray, count: int, without: str) -> list[tuple[Fact, float]]:
         """Return what `ProfileStore.search` would find for this speaker, had the dialogue `without` not existed."""

@@ -205,7 +205,7 @@ def test_a_store_of_another_encoder(refuse, begin, tiny_config, tmp_path):
     (encoder / "config.json").unlink()
     write_json(encoder / "config.json", other)
     assert refuse("prompts", *options) == (
-        "profiles is not up to date (its wording or method changed), and prompts builds on it. Use `erckit run` "
+        "profiles is not up to date (its wording, model or method changed), and prompts builds on it. Use `erckit run` "
         "without --from, which brings it up to date first."
     )
     assert main([str(part) for part in ("run", *options, "--to", "prompts")]) == 0

@@ -37,7 +37,7 @@ STAGES: dict[str, Stage] = {
     "baselines": Stage(
         module="erckit.pipeline.stages.baselines",
         sections=("profiles",),
-        inputs=("ingest/",),
+        inputs=("ingest/", "profiles/vectors.train.npy"),
     ),
     "train": Stage(
         module="erckit.pipeline.stages.train",

@@ -16,7 +16,7 @@ from ..metrics import confusion_matrix, weighted_f1
 from ..predictions import Prediction, write_predictions
 from ..run import Run
 from .predict import ASKED
-from .profiles import encode_utterances
+from .profiles import load_vectors
 
 STRENGTHS = (0.1, 1.0, 10.0)  # C of the logistic regression, chosen on dev, with and without class balancing
 
@@ -27,7 +27,7 @@ def run(config: Config, run: Run) -> str:
     systems = {
         "majority": _answer_majority(splits, labels),
         "tfidf": _answer_logistic(splits, labels, _count_words(splits), "TF-IDF fits"),
-        "encoder": _answer_logistic(splits, labels, _encode(splits, config.profiles.encoder), "encoder fits"),
+        "encoder": _answer_logistic(splits, labels, _encode(splits, config.profiles.encoder, run), "encoder fits"),
     }
     for system, answers in systems.items():
         for split in ASKED:
@@ -77,9 +77,9 @@ def _count_words(splits: dict[str, list[Dialogue]]) -> dict[str, Any]:
     return {split: vectorizer.transform(u.text for u in _utterances(splits[split])) for split in splits}
 
 
-def _encode(splits: dict[str, list[Dialogue]], name: str) -> dict[str, np.ndarray]:
+def _encode(splits: dict[str, list[Dialogue]], name: str, run: Run) -> dict[str, np.ndarray]:
     encoder = SentenceEncoder(name)
-    return {split: encode_utterances(dialogues, encoder) for split, dialogues in splits.items()}
+    return {split: load_vectors(run, split, dialogues, encoder) for split, dialogues in splits.items()}
 
 
 def _predict(dialogues: Sequence[Dialogue], probabilities: np.ndarray, labels: LabelSet) -> Iterator[Prediction]:

@@ -8,6 +8,7 @@ from ...prompts.tokens import PieceTokenizer
 from ...prompts.tree import gold_emotions, read_aloud
 from ...prompts.wording import Wording
 from ...retrieval.profiles import read_facts, refuse_split
+from .. import backbone
 from ..adapter import load_adapter
 from ..artefacts import load_dialogues, load_labels, load_trees, load_wording
 from ..backbone import choose_dtype, load_model, load_tokenizer
@@ -17,6 +18,11 @@ from ..run import Run
 from ..scoring import answer_trees
 
 ASKED = ("dev", "test")
+
+
+def fingerprint(config: Config) -> str:
+    """The base model decides too, whatever folder it comes from."""
+    return backbone.fingerprint(config.model)
 
 
 def run(config: Config, run: Run) -> str:
@@ -56,6 +62,7 @@ def answer_split(
         conversations=config.predict.conversations,
         row_tokens=config.predict.row_tokens,
         gold=gold_emotions(load_trees(run, split, wording)) if oracle else None,
+        total=len(texts),
     )
     for answer in answers:
         branch = answer.branch

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...data.dialogue import Dialogue
+from ...data.files import replace_atomically
 from ...retrieval.biographer import StatisticalBiographer
 from ...retrieval.encoder import SentenceEncoder
 from ...retrieval.store import ProfileStore
@@ -13,11 +14,16 @@ from ..config import Config
 from ..console import progress
 from ..run import Run
 
+VECTORS = "vectors.train.npy"
+
 
 def run(config: Config, run: Run) -> str:
     encoder = SentenceEncoder(config.profiles.encoder)
     dialogues = load_dialogues(run, "train")
-    biographer = build_biographer(config, run, encoder, dialogues, encode_utterances(dialogues, encoder))
+    vectors = encode_utterances(dialogues, encoder)
+    with replace_atomically(run.path("profiles", VECTORS)) as temporary, temporary.open("wb") as file:
+        np.save(file, vectors)  # prompts and baselines read them again
+    biographer = build_biographer(config, run, encoder, dialogues, vectors)
     seen = [speaker.name for speaker in load_speakers(run) if speaker.seen]
     facts = [fact for name in progress(seen, len(seen), "biographies") for fact in biographer.write_facts(name)]
     store = ProfileStore.empty(encoder.name, encoder.fingerprint, encoder.dimension)
@@ -29,6 +35,13 @@ def run(config: Config, run: Run) -> str:
 def fingerprint(config: Config) -> str:
     """The encoder's weights decide too, whatever folder they come from."""
     return SentenceEncoder(config.profiles.encoder).fingerprint
+
+
+def load_vectors(run: Run, split: str, dialogues: Sequence[Dialogue], encoder: SentenceEncoder) -> np.ndarray:
+    """Return a vector for every utterance of a split in order, shape (utterances, dimension)."""
+    if split == "train":
+        return np.load(run.path("profiles", VECTORS), allow_pickle=False)
+    return encode_utterances(dialogues, encoder)
 
 
 def build_biographer(

@@ -17,17 +17,19 @@ from ...prompts.wording import Piece, read_wording
 from ...retrieval.biographer import StatisticalBiographer
 from ...retrieval.encoder import SentenceEncoder
 from ...retrieval.store import ProfileStore
+from .. import backbone
 from ..artefacts import load_dialogues, load_labels, load_speakers, load_trees, load_wording
 from ..backbone import load_tokenizer
 from ..config import Config
 from ..console import progress, say
 from ..run import Run
-from .profiles import build_biographer, encode_utterances
+from .profiles import build_biographer, load_vectors
 
 Inform = Callable[[Dialogue, np.ndarray], Knowledge]
 
 
 def run(config: Config, run: Run) -> str:
+    backbone.check_positions(config.model, config.prompts.max_tokens)
     task = build_task(config, run)
     task.wording.write(run.path("prompts", "wording"))
     sizes: dict[str, list[int]] = {}
@@ -35,17 +37,17 @@ def run(config: Config, run: Run) -> str:
     encoder = SentenceEncoder(config.profiles.encoder)
     for split in SPLITS:
         dialogues = load_dialogues(run, split)
-        vectors = encode_utterances(dialogues, encoder)
+        vectors = load_vectors(run, split, dialogues, encoder)
         inform = _choose_knowledge(config, run, encoder, split, dialogues, vectors)
         sizes[split] = []
         trees = _build_split(split, dialogues, vectors, inform, task, losses)
-        proved = _prove(trees, task, sizes[split])
-        write_json_lines(run.path("prompts", f"{split}.jsonl"), (to_record(tree, task.wording) for tree in proved))
+        measured = _measure(trees, task, sizes[split])
+        write_json_lines(run.path("prompts", f"{split}.jsonl"), (to_record(tree, task.wording) for tree in measured))
         _export(run, split, task)
     write_json(run.path("prompts", "summary.json"), _summarise(sizes, losses))
     for loss, count in losses.items():
         if count:
-            say(f"  note: {count:,} {loss} (budget {config.prompts.max_tokens} tokens)")
+            say(f"  note: {count:,} {loss}, to keep the token budgets")
     mean = sum(map(sum, sizes.values())) / sum(map(len, sizes.values()))
     return f"{sum(map(len, sizes.values())):,} prompts of {mean:.0f} tokens on average"
 
@@ -61,15 +63,15 @@ def preview(config: Config, run: Run, n: int) -> str:
     shown = []
     for tree, branch in chosen:
         prompt = unroll(tree, branch, gold[tree.dialogue], wording)
-        ids, answer = task.tokens.example(prompt, str(branch.label))
-        head = f"--- {branch.utterance} ({len(ids)} tokens, {len(answer)} supervised)"
+        answer = task.tokens.answers[str(branch.label)]
+        head = f"--- {branch.utterance} ({task.tokens.count(prompt) + len(answer)} tokens, {len(answer)} supervised)"
         shown.append(f"{head}\n{read_aloud(prompt)}{on}{task.tokens.tokenizer.decode(answer)}{off}\n")
     return "\n".join(shown)
 
 
 def fingerprint(config: Config) -> str:
-    """The wording decides too, whatever folder it comes from."""
-    return read_wording(config.prompts.template).hash
+    """The wording and the model with its tokenizer decide too, whatever folder they come from."""
+    return read_wording(config.prompts.template).hash + backbone.fingerprint(config.model)
 
 
 def build_task(config: Config, run: Run) -> Task:
@@ -103,8 +105,9 @@ def look_up(
 ) -> Knowledge:
     """What may be told in the prompts of a dialogue that no fact draws on."""
 
-    def general(name: str) -> list[str]:
-        return [fact.text for fact in store.facts_of(speakers[name].id) if fact.general]
+    def general(name: str) -> list[str] | None:
+        facts = store.facts_of(speakers[name].id)
+        return [fact.text for fact in facts if fact.general] if facts else None
 
     def nearest(turn: int) -> list[str]:
         ids = [speakers[name].id for name in dialogue.utterances[turn].speakers]
@@ -137,14 +140,15 @@ def _build_split(
         yield from build_trees(dialogue, knowledge, task, asked=asked, losses=losses)
 
 
-def _prove(trees: Iterator[PromptTree], task: Task, sizes: list[int]) -> Iterator[PromptTree]:
-    """Pass the trees on once every prompt of theirs is shown to fit, and every answer to be what is supervised."""
+def _measure(trees: Iterator[PromptTree], task: Task, sizes: list[int]) -> Iterator[PromptTree]:
+    """Pass the trees on, noting the tokens of every unrolled prompt of theirs with its answer; all of them fit."""
     for tree in trees:
         for branch in tree.branches:
             told = dict.fromkeys(branch.recent, task.longest_label)
-            ids, _ = task.tokens.example(unroll(tree, branch, told, task.wording), branch.label or task.longest_label)
-            assert len(ids) <= task.max_tokens, f"{branch.utterance}: {len(ids)} tokens"
-            sizes.append(len(ids))
+            answer = task.tokens.answers[branch.label or task.longest_label]
+            size = task.tokens.count(unroll(tree, branch, told, task.wording)) + len(answer)
+            assert size <= task.max_tokens, f"{branch.utterance}: {size} tokens"
+            sizes.append(size)
         yield tree
 
 

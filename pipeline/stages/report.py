@@ -1,6 +1,7 @@
 """Report: one self-contained page that tells somebody who has never seen the project what came out, and how."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def collect_findings(config: Config, run: Run) -> dict[str, Any]:
         "summary": read_json(run.path("prompts", "summary.json")),
         "facts": _count_facts(run),
         "unseen": _count_unseen(run),
+        "largest_share": _largest_share(predictions),
         "unlabelled": sum(prediction.gold is None for prediction in predictions),
         "conversations": choose_conversations(predictions, config.report.conversations),
         "prompts": pick_evenly(predictions, config.report.prompts),
@@ -150,6 +152,12 @@ def _count_unseen(run: Run) -> dict[str, int]:
         "utterances": sum(any(not speakers[name].seen for name in names) for names in said),
         "of_utterances": len(said),
     }
+
+
+def _largest_share(predictions: list[Prediction]) -> float:
+    """Return the share of test that one dialogue holds at most."""
+    sizes = Counter(prediction.dialogue for prediction in predictions if prediction.gold is not None)
+    return max(sizes.values(), default=0) / max(1, sizes.total())
 
 
 def _find_corpus_folder(path: str) -> str | None:

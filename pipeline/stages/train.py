@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...data.files import write_json_lines
 from ...prompts.tokens import PieceTokenizer
+from .. import backbone
 from ..adapter import save_adapter
 from ..artefacts import load_labels, load_trees, load_wording
 from ..backbone import choose_device, choose_dtype, load_model, load_tokenizer, lora, mixes_precision
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
+def fingerprint(config: Config) -> str:
+    """The base model decides too, whatever folder it comes from."""
+    return backbone.fingerprint(config.model)
+
+
 def run(config: Config, run: Run) -> str:
     trainer = build_trainer(config, run)
     trainer.train(resume_from_checkpoint=find_checkpoint(run.path("train", "checkpoints")))
@@ -29,7 +35,8 @@ def run(config: Config, run: Run) -> str:
     # The entry of how fast it went is left out: the manifest says that, and the log can be made again.
     log = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
     write_json_lines(run.path("train", "log.jsonl"), log)
-    return f"adapter with dev W-F1 {trainer.state.best_metric:.2f}, from step {trainer.state.best_global_step:,}"
+    best, step = trainer.state.best_metric, trainer.state.best_global_step
+    return f"adapter with dev W-F1 {best:.2f}, from step {step:,}, on {backbone.precision(config.model)}"
 
 
 def find_checkpoint(folder: Path) -> str | None:
@@ -43,7 +50,7 @@ def find_checkpoint(folder: Path) -> str | None:
 
 def build_trainer(config: Config, run: Run) -> "ErcTrainer":
     """Return the trainer of the run's prompts, its model with a fresh task adapter."""
-    from peft import get_peft_model, prepare_model_for_kbit_training
+    from peft import get_peft_model
     from transformers import set_seed
 
     from ..epochs import Batches, TrainingPrompts
@@ -59,11 +66,12 @@ def build_trainer(config: Config, run: Run) -> "ErcTrainer":
         noise=settings.recent_noise,
         seed=config.seed,
     )
+    prompts.prove()
     weights = class_weights(settings.class_weights, prompts.counts, settings.effective_number_beta)
     set_seed(config.seed)  # LoRA starts at random
     model = load_model(config.model)
-    if config.model.quantization != "none":
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=settings.gradient_checkpointing)
+    if settings.gradient_checkpointing:
+        model.enable_input_require_grads()  # else the first checkpoint has nothing to pass gradients to
     model = get_peft_model(
         model, lora(config.model, rank=settings.lora_rank, alpha=settings.lora_alpha, dropout=settings.lora_dropout)
     )
@@ -76,7 +84,8 @@ def build_trainer(config: Config, run: Run) -> "ErcTrainer":
         dev=list(load_trees(run, "dev", wording)),
         patience=settings.patience,
         mixed_precision=mixes_precision(config.model),
-        asking={"conversations": config.predict.conversations, "row_tokens": config.predict.row_tokens},
+        row_tokens=settings.row_tokens,
+        oracle=config.prompts.recent_emotions == "gold",
     )
 
 

@@ -94,6 +94,15 @@ def test_processes_share_the_rows_of_a_step(prepare):
         prepare(Batches(step=20, together=0, row_tokens=400, processes=3))
 
 
+def test_a_packing_that_asks_something_else_is_noticed(prepare, monkeypatch):
+    prompts = prepare()
+    prompts.prove()
+    right = TreeTokens.branch
+    monkeypatch.setattr(TreeTokens, "branch", lambda tree, place, told: right(tree, place, told)[1:])
+    with pytest.raises(DataError, match=r"^d\d+-\d: packed, the answer follows on '.*', expected 'emotions: .*Ada says"):
+        prompts.prove()
+
+
 # Recent emotions.
 
 

@@ -122,7 +122,7 @@ def test_paths(tmp_path):
         ("delete", "train/adapter/weights.bin", "predict", "seed-3/train/adapter/weights.bin is missing"),
         ("tamper", f"train/{MANIFEST}", "train", "its manifest.json is broken"),
         ("forget", "evaluate", "evaluate", "never run"),
-        ("wording", "", "prompts", "its wording or method changed"),
+        ("wording", "", "prompts", "its wording, model or method changed"),
     ],
 )
 def test_a_stale_stage_says_why(world, kind, what, stage, reason):

@@ -12,6 +12,7 @@ from erckit.pipeline.config import load_config
 from erckit.pipeline.run import Run
 from erckit.pipeline.stages import ingest, profiles, prompts
 from erckit.prompts.tree import gold_emotions, read_aloud, unroll
+from transformers import AutoConfig
 
 pytestmark = pytest.mark.usefixtures("remembering_encoder")
 
@@ -41,6 +42,7 @@ def profiled(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_prompts_read_as_pinned(profiled, tiny_tokenizer, tmp_path, name):
     tiny_tokenizer("qwen2").save_pretrained(tmp_path)
+    AutoConfig.for_model("qwen2").save_pretrained(tmp_path)
     run = Run(profiled, seed=1)
     prompts.run(load_config("sample", [f"model.name={tmp_path}", *SETTINGS[name], *ROOM]), run)
 

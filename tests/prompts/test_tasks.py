@@ -37,13 +37,13 @@ class Case:
 
     dialogue: Dialogue
     asked: list[int]
-    general: dict[str, list[str]]
+    general: dict[str, list[str] | None]
     nearest: list[list[str]]
     task: Task
 
     def build(self) -> tuple[list[PromptTree], Counter[str]]:
         losses: Counter[str] = Counter()
-        knowledge = Knowledge(general=lambda name: self.general.get(name, []), nearest=lambda turn: self.nearest[turn])
+        knowledge = Knowledge(general=lambda name: self.general.get(name), nearest=lambda turn: self.nearest[turn])
         return list(build_trees(self.dialogue, knowledge, self.task, asked=self.asked, losses=losses)), losses
 
 
@@ -81,7 +81,7 @@ def cases(draw, task_of, history: str) -> Case:
     return Case(
         dialogue,
         asked=draw(st.just(list(turns)) | st.sets(st.sampled_from(turns)).map(sorted)),
-        general={name: draw(facts) for name in NAMES},
+        general={name: draw(st.none() | facts) for name in NAMES},
         nearest=[draw(facts) for _ in turns],
         task=task,
     )
@@ -153,10 +153,10 @@ class Plain:
     def _introduce(self, name: str) -> tuple[Piece, ...]:
         if not self.task.biography_tokens:
             return ()
-        known = " ".join(self._first_fitting(self.task.biography_tokens, self.case.general[name]))
-        if not known:
+        if self.case.general[name] is None:
             return self.task.wording.pieces("unknown", speaker=name)
-        return self.task.wording.pieces("introduction", speaker=name, biography=known)
+        known = " ".join(self._first_fitting(self.task.biography_tokens, self.case.general[name]))
+        return self.task.wording.pieces("introduction", speaker=name, biography=known) if known else ()
 
     def _show(self, text: str) -> str:
         half, shown = len(text) // 2, text
@@ -208,7 +208,6 @@ def check(plain: Plain, plan: Plan, wanted: Callable[[int], int]) -> None:
         for branch in tree.branches:
             utterance = plain.utterances[branch.turn]
             assert (branch.utterance, branch.label) == (utterance.id, utterance.label)
-            assert branch.cut == (first > wanted(branch.turn))
             for emotion, answer in tokens.answers.items():
                 prompt = unroll(tree, branch, dict.fromkeys(range(branch.turn), emotion), plain.task.wording)
                 assert prompt == (*plain.trunk(first, branch.turn), *plain.branch(branch.turn, emotion))

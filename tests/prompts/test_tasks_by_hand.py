@@ -28,7 +28,7 @@ def talk(*texts: str, speakers: Sequence[str] = ("Ada", "Ben")) -> Dialogue:
 
 def build(dialogue: Dialogue, task: Task, losses: Counter[str] | None = None) -> list[PromptTree]:
     knowledge = Knowledge(
-        general=lambda name: ["Ada is mostly mad."] if name == "Ada" else [],
+        general=lambda name: ["Ada is mostly mad."] if name == "Ada" else None,
         nearest=lambda turn: [f"fact of turn {turn}"],
     )
     turns = range(len(dialogue.utterances))

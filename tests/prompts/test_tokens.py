@@ -188,27 +188,24 @@ def test_choices_are_where_brute_force_finds_answers_parting(answers):
 
 
 @pytest.mark.parametrize(("kind", "chat"), KINDS)
-def test_the_supervised_end_of_an_example_is_the_answer(tokens_of, kind, chat):
+def test_an_answer_decodes_to_its_label_also_after_a_prompt(tokens_of, kind, chat):
     tokens = tokens_of(kind, chat)
     prompt = [*tokens.opening, *harmless_prompt(), *tokens.closing]
     for label in EMORYNLP:
-        ids, answer = tokens.example(prompt, label)
-
-        assert ids == tokens.ids(prompt) + list(answer)
+        answer = tokens.answers[label]
         assert tokens.tokenizer.decode(answer, skip_special_tokens=True).strip() == label
-        assert decode(tokens, ids).endswith(label)
+        assert decode(tokens, [*tokens.ids(prompt), *answer]).endswith(label)
 
 
 def test_a_label_that_the_tokenizer_cannot_write_is_refused(tiny_tokenizer):
-    tokens = make(tiny_tokenizer("embedded"), ("blasé", "sad"))
-
-    ids = list(tokens.answers["blasé"])
+    tokenizer = tiny_tokenizer("embedded")
+    ids = tuple(tokenizer(" blasé", add_special_tokens=False)["input_ids"])
     message = (
         f"supervised tokens {ids} decode to 'blase', expected the answer 'blasé'. The tokenizer does not write this "
         "label faithfully; change `answer.txt` of the wording, or use another model."
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        tokens.example([Piece("How is Tom?")], "blasé")
+        make(tokenizer, ("blasé", "sad"))
 
 
 def test_labels_that_the_tokenizer_cannot_tell_apart_are_refused(tiny_tokenizer):

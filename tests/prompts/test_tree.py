@@ -32,7 +32,6 @@ branches = st.builds(
     recent=st.lists(st.integers(0, 8), max_size=3).map(tuple),
     question=pieces,
     label=st.none() | st.text(),
-    cut=st.booleans(),
 )
 trees = st.builds(
     PromptTree, st.text(), st.integers(0, 3), trunk=pieces, branches=st.lists(branches, max_size=4).map(tuple)
