@@ -64,9 +64,9 @@ class Layout:
         if query.device.type == "cuda" and not any(self.caches):
             return self._attend_flexibly(module, query, key, value, scaling, window)
         pieces = []
+        columns = [tensor.split(self.lengths, dim=2) for tensor in (query, key, value)]
         masks = self._dense_masks(window, query.dtype)
-        rows = zip(*(tensor.split(self.lengths, dim=2) for tensor in (query, key, value)), masks, self.caches)
-        for q, k, v, mask, cache in rows:
+        for q, k, v, mask, cache in zip(*columns, masks, self.caches, strict=True):
             if cache is not None:
                 k, v = cache.extend(module.layer_idx, k, v)
             pieces.append(
@@ -177,8 +177,8 @@ def use_packed_attention(model: Any) -> None:
 
 def _not_packable(model: Any, reason: str) -> DataError:
     return DataError(
-        f"model {model.config.name_or_path!r} ({type(model).__name__}) cannot take packed prompts: {reason}. Expected a "
-        "causal transformer with attention from the registry of transformers, such as Qwen, Llama, Phi-3 or Mistral."
+        f"model {model.config.name_or_path!r} ({type(model).__name__}) cannot take packed prompts: {reason}. Expected "
+        "a causal transformer with attention from the registry of transformers, such as Qwen, Llama, Phi-3 or Mistral."
     )
 
 

@@ -196,7 +196,7 @@ def _start_head_as_identity(model: "PreTrainedModel") -> None:
 
 
 def _stop_attention_dropout(architecture: Any) -> None:
-    """Attention that drops out leaves the fast kernels: several times slower on a CPU, impossible with FlexAttention."""
+    """Attention that drops out leaves the fast kernels: several times slower on a CPU, and FlexAttention has none."""
     for name in ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop"):
         if share := getattr(architecture, name, 0.0):
             setattr(architecture, name, 0.0)

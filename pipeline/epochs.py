@@ -185,7 +185,9 @@ class TrainingPrompts:
         return told
 
 
-def _share_out(visits: Sequence[tuple[int, ...]], cost: Callable[[Sequence[int]], int], rows: int) -> list[list[tuple[int, ...]]]:
+def _share_out(
+    visits: Sequence[tuple[int, ...]], cost: Callable[[Sequence[int]], int], rows: int
+) -> list[list[tuple[int, ...]]]:
     """Share visits out over rows of about equal cost, none of them empty: the largest first, to where least is."""
     shared: list[list[tuple[int, ...]]] = [[] for _ in range(rows)]
     sums = [0] * rows

@@ -145,9 +145,7 @@ def _score(model: Any, row: "Sequence[tuple[_Conversation, Part]]") -> "Sequence
     counts = [len(part.asked) for _, part in row]
     caches = [conversation.cache for conversation, _ in row]
     with torch.inference_mode():
-        log_p = answer_log_likelihoods(
-            model, [part for _, part in row], [labels] * sum(counts), tokens.choices, caches
-        )
+        log_p = answer_log_likelihoods(model, [part for _, part in row], [labels] * sum(counts), tokens.choices, caches)
         return log_p.reshape(-1, len(labels)).cpu().split(counts)
 
 

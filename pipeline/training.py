@@ -18,7 +18,6 @@ from .measure import release_memory
 from .metrics import confusion_matrix, weighted_f1
 from .scoring import answer_log_likelihoods, answer_trees
 
-
 # Dev conversations that are answered together at every look at dev.
 DEV_CONVERSATIONS = 32
 
@@ -80,7 +79,7 @@ class ErcTrainer(SFTTrainer):
         return gathered.sum()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)  # the rows of an epoch are drawn by `TrainingPrompts`
+        return SequentialSampler(range(len(self.prompts)))  # the rows of an epoch are drawn by `TrainingPrompts`
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, Any]:
         """Answer dev as prediction would, and log W-F1 and the confusion matrix."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from .tokens import PieceTokenizer
 from .tree import PromptTree, recent_emotions
-from .wording import Piece, Wording
+from .wording import Wording
 
 Leaf = tuple[int, ...]
 
@@ -60,7 +60,7 @@ def lay_out(
 ) -> Part:
     """Lay the trunk after its `known` tokens and then every branch with its leaves one after another.
 
-    A branch is the number of trunk tokens that it sees, its ids, and its leaves. The trunk ends where no branch sees it.
+    A branch is the number of trunk tokens that it sees, its ids, and its leaves. What no branch sees is left out.
     """
     reach = max(after for after, _, _ in branches)
     ids: list[int] = trunk[known:reach].tolist()

@@ -64,7 +64,9 @@ def score_prompts() -> Callable[..., torch.Tensor]:
         choices = parts.tokens.choices
         # The trunk is the first half: where a prompt is cut does not matter.
         cut = [
-            lay_out(np.array(ids[: len(ids) // 2]), [(len(ids) // 2, ids[len(ids) // 2 :], find_leaves(wanted, choices))])
+            lay_out(
+                np.array(ids[: len(ids) // 2]), [(len(ids) // 2, ids[len(ids) // 2 :], find_leaves(wanted, choices))]
+            )
             for ids, wanted in zip(prompts, answers, strict=True)
         ]
         return answer_log_likelihoods(parts.model, cut, answers, choices).reshape(len(prompts), -1)

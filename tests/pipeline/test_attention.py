@@ -1,4 +1,4 @@
-"""Packed logits and gradients equal those of the unrolled prompts, computed one by one with the model's own attention."""
+"""Packed logits and gradients equal those of unrolled prompts, one by one with the model's own attention."""
 
 import copy
 import re
@@ -200,7 +200,9 @@ def test_a_model_that_packing_would_change_is_refused(monkeypatch):
         return mask
 
     monkeypatch.setattr(attention.Layout, "_dense_mask", blind_to_the_trunk)
-    with pytest.raises(DataError, match=r"LlamaForCausalLM\) cannot take packed prompts: logits differ by [\d.]+ stand"):
+    with pytest.raises(
+        DataError, match=r"LlamaForCausalLM\) cannot take packed prompts: logits differ by [\d.]+ stand"
+    ):
         use_packed_attention(model)
 
 

@@ -35,8 +35,8 @@ def test_every_token_sees_exactly_what_stands_before_it_in_its_unrolled_prompt(d
     ids = [*trunk[:known], *part.ids]
     positions = [*range(known), *part.positions]
     place = part.trunk
-    paths = [(list(trunk[:after]), branch) for after, branch, _ in branches]
-    for (after, branch, hanging), (stem, _) in zip(branches, paths, strict=True):
+    for after, branch, hanging in branches:
+        stem = trunk[:after].tolist()
         for prompt, added in [(stem, branch), *(([*stem, *branch], leaf) for leaf in hanging)]:
             for depth in range(len(added)):
                 seen = visible(part, place)
