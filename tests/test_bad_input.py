@@ -152,6 +152,27 @@ def test_a_dev_split_that_nobody_labelled(refuse, config, corpus):
     )
 
 
+def test_a_test_split_that_nobody_labelled_is_told_at_once(config, corpus, tmp_path, monkeypatch, capsys):
+    def unlabel(dialogue):
+        return dialogue | {"utterances": [u | {"label": None} for u in dialogue["utterances"]]}
+
+    monkeypatch.chdir(tmp_path)
+    note = "  note: test has no labels: it can be predicted, not evaluated; use --to predict.\n"
+    assert main(["ingest", str(config)]) == 0
+    assert note not in capsys.readouterr().out
+    for number in range(1, 5):
+        change_line(corpus / "test.jsonl", number, unlabel)
+    assert main(["ingest", str(config)]) == 0
+    assert note in capsys.readouterr().out
+
+
+def test_an_alias_table_that_is_not_there(refuse, config, tmp_path):
+    assert refuse("run", config, "--set", "data.aliases=nope.yaml") == (
+        f"{tmp_path / 'nope.yaml'}: no such alias table. Set data.aliases to the table, or remove it."
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 # Artefacts made for something else.
 
 
