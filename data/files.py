@@ -58,15 +58,19 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """
     with _open_text(path) as file:
         for number, line in enumerate(file, start=1):
-            if line.isspace():
-                continue
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}:{number}: broken JSON ({error.msg}, column {error.colno}). "
-                    "Each line holds one JSON object; mend or remove the line."
-                ) from error
+            if not line.isspace():
+                yield number, parse_json_line(line, f"{path}:{number}")
+
+
+def parse_json_line(line: str, source: str) -> Any:
+    """Parse a line that is one JSON value. Raises DataError naming `source`."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{source}: broken JSON ({error.msg}, column {error.colno}). "
+            "Each line holds one JSON object; mend or remove the line."
+        ) from error
 
 
 @contextmanager
