@@ -73,6 +73,29 @@ def test_misspelt_keys_and_bad_values_are_told_together(refuse, config):
     )
 
 
+def test_a_configuration_in_another_encoding(refuse, config):
+    config.write_bytes("name: own\ndata:\n  path: Lucía\n".encode("latin-1"))
+    message = refuse("run", config)
+    assert message == f"{config}:3: expected UTF-8, found other bytes (invalid continuation byte). Save it so."
+
+
+def test_a_wording_in_another_encoding(refuse, config, tmp_path):
+    read_wording("brief").write(tmp_path / "wording")
+    (tmp_path / "wording" / "question.txt").write_bytes("Und {speaker}? Fühlt".encode("latin-1"))
+    message = refuse("run", config, "--set", f"prompts.template={tmp_path / 'wording'}")
+    assert message == (
+        "expected UTF-8, found other bytes (invalid start byte) in b'Und {speaker}? F\\xfchlt'. "
+        "Save the file they stand in as UTF-8."
+    )
+
+
+def test_runs_that_are_to_lie_in_a_file(refuse, config, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert refuse("run", config, "--runs", "file") == (
+        "file/own: Not a directory. Check the path, its permissions and the space on the disk."
+    )
+
+
 # Corpora.
 
 
