@@ -182,7 +182,7 @@ def test_no_training_prompt_retrieves_an_utterance_of_its_own_dialogue(sample, b
 def test_strangers_are_introduced_as_such(before):
     prompts_by_turn = shown(before[WINDOW], "test")
     speakers = {(tree.dialogue, branch.turn): branch.speaker for tree, branch in branches(before[WINDOW], "test")}
-    strangers = [place for place, speaker in speakers.items() if speaker in ("A tourist", "Dilys Pugh")]
+    strangers = [place for place, speaker in speakers.items() if speaker in ("A tourist", "Jean Tarrant")]
 
     assert strangers
     for place in strangers:
