@@ -96,7 +96,7 @@ def identify_speakers(corpus: Corpus, aliases: Mapping[str, str]) -> tuple[Corpu
     renamed = {
         split: tuple(_rename(dialogue, known) for dialogue in corpus.dialogues[split]) for split in corpus.dialogues
     }
-    spellings = _count_spellings(dialogue for split in SPLITS for dialogue in corpus.dialogues[split])
+    spellings = _count_spellings(dialogue for split in SPLITS for dialogue in corpus.dialogues.get(split, ()))
     canonical = {key: known.get(key, next(iter(found))) for key, found in spellings.items()}
     others: defaultdict[str, dict[str, None]] = defaultdict(dict)  # dicts as ordered sets
     for alias, name in aliases.items():
