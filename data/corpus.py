@@ -81,8 +81,9 @@ def read_corpus(path: Path, form: str = "auto") -> Corpus:
     """Read the corpus in a folder.
 
     "auto" finds the form by the names and the beginnings of the files; of several complete forms the one with the most
-    utterances is taken (the first of FORMS, if equal), and `differences` names the others. Any other `form` reads that
-    one only. Raises DataError for whatever is missing or wrong in the folder or its files.
+    utterances is taken (the first of FORMS, if equal), and `differences` names the others, damaged ones with what is
+    wrong. Any other `form` reads that one only. Raises DataError for whatever is missing or wrong in the folder or its
+    files, where no form can be read.
     """
     path = Path(path)
     if form != "auto" and form not in FORMS:
@@ -92,13 +93,13 @@ def read_corpus(path: Path, form: str = "auto") -> Corpus:
     if not path.is_dir():
         raise DataError(f"{path}: no such folder. Give the folder that holds the three files of a corpus.")
     complete, passed_over = _recognise(path) if form == "auto" else _require(path, form)
-    corpora = [_read_form(path, name) for name in complete]
+    corpora, errors = _read_forms(path, complete)
+    if not corpora:
+        raise next(iter(errors.values()))
+    damaged = [f"{name} was passed over: {error}" for name, error in errors.items()]
     chosen = max(corpora, key=_count_utterances)
     others = [_describe_other(other, chosen) for other in corpora if other is not chosen]
-    corpus = replace(chosen, differences=(*chosen.differences, *others, *passed_over))
-    _check_dialogue_ids(corpus)
-    check_training_labels(corpus)
-    return corpus
+    return replace(chosen, differences=(*chosen.differences, *others, *damaged, *passed_over))
 
 
 def check_training_labels(corpus: Corpus) -> None:
@@ -146,6 +147,18 @@ def _require(path: Path, name: str) -> tuple[list[str], list[str]]:
     return [name], []
 
 
+def _read_forms(path: Path, names: Iterable[str]) -> tuple[list[Corpus], dict[str, DataError]]:
+    """Read every form of `names`. Returns the corpora that can be used, and by form what is wrong with the others."""
+    corpora: list[Corpus] = []
+    errors: dict[str, DataError] = {}
+    for name in names:
+        try:
+            corpora.append(_read_form(path, name))
+        except DataError as error:
+            errors[name] = error
+    return corpora, errors
+
+
 def _read_form(path: Path, name: str) -> Corpus:
     form = FORMS[name]
     labels = form.find_labels(path)
@@ -159,7 +172,10 @@ def _read_form(path: Path, name: str) -> Corpus:
         repairs += mended
     differences = [form.note] if form.note else []
     differences += _compare_counts(dialogues, form.published)
-    return Corpus(form.corpus or path.resolve().name, name, labels, dialogues, dict(repairs), tuple(differences))
+    corpus = Corpus(form.corpus or path.resolve().name, name, labels, dialogues, dict(repairs), tuple(differences))
+    _check_dialogue_ids(corpus)
+    check_training_labels(corpus)
+    return corpus
 
 
 def _compare_counts(

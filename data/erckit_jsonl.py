@@ -5,7 +5,6 @@ A line: {"id": "varnish", "utterances": [{"speaker": "Ada", "text": "Who left th
 (default: the dialogue's id, a hyphen and the turn: varnish-00).
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -15,10 +14,10 @@ from typing import Any
 
 from .dialogue import Dialogue, Utterance
 from .errors import DataError
-from .files import read_json, read_json_lines, write_json_lines
+from .files import parse_json_line, read_json, read_json_lines, write_json_lines
 from .labels import LabelSet
 from .reading import build_utterance
-from .text import mend, read_text
+from .text import SURROGATES, mend, read_text
 
 DIALOGUE_KEYS = ("id", "utterances")
 UTTERANCE_KEYS = ("id", "speaker", "text", "label")
@@ -44,7 +43,7 @@ def read_split(path: Path, labels: LabelSet | None) -> tuple[list[Dialogue], Cou
     dialogues = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            value = _parse_json(line, f"{path}:{number}")
+            value = parse_json_line(line, f"{path}:{number}")
             # Escapes such as \u0092 hide damage from the repair of lines, so strings are mended once more.
             dialogues.append(_parse_dialogue(value, f"{path}:{number}", labels, partial(mend, repairs=repairs)))
     return dialogues, repairs
@@ -76,7 +75,9 @@ def _parse_dialogue(value: Any, source: str, labels: LabelSet | None, clean: Cal
         _parse_utterance(part, f"{id}-{turn:02d}", source, labels, clean)
         for turn, part in enumerate(value["utterances"])
     )
-    return Dialogue(id, utterances, source)
+    dialogue = Dialogue(id, utterances, source)
+    _refuse_surrogates(dialogue)
+    return dialogue
 
 
 def _parse_utterance(
@@ -114,14 +115,14 @@ def _check_id(id: Any, what: str, source: str) -> str:
     return id
 
 
-def _parse_json(line: str, source: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{source}: broken JSON ({error.msg}, column {error.colno}). "
-            "Each line holds one JSON object; mend or remove the line."
-        ) from error
+def _refuse_surrogates(dialogue: Dialogue) -> None:
+    said = (text for u in dialogue.utterances for text in (u.id, *u.speakers, u.text, u.label or ""))
+    for text in (dialogue.id, *said):
+        if SURROGATES.search(text):
+            raise DataError(
+                f"{dialogue.source}: {text!r} holds half a character (a lone surrogate), which no file can hold. "
+                "Remove the escape, or write both halves."
+            )
 
 
 def _dialogue_to_json(dialogue: Dialogue) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,15 +59,19 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """
     with _open_text(path) as file:
         for number, line in enumerate(file, start=1):
-            if line.isspace():
-                continue
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}:{number}: broken JSON ({error.msg}, column {error.colno}). "
-                    "Each line holds one JSON object; mend or remove the line."
-                ) from error
+            if not line.isspace():
+                yield number, parse_json_line(line, f"{path}:{number}")
+
+
+def parse_json_line(line: str, source: str) -> Any:
+    """Parse a line that is one JSON value. Raises DataError naming `source`."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{source}: broken JSON ({error.msg}, column {error.colno}). "
+            "Each line holds one JSON object; mend or remove the line."
+        ) from error
 
 
 @contextmanager
@@ -81,6 +86,17 @@ def _open_text(path: Path) -> Iterator[TextIO]:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """SHA-256 of a file's bytes, in hex; remembered within the process while path, size and time stay the same."""
+    status, now = path.stat(), time.time_ns()
+    key = (path.absolute(), status.st_size, status.st_mtime_ns)
+    if key in _hashes:
+        return _hashes[key]
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if now - status.st_mtime_ns > SETTLED:
+        _hashes[key] = digest
+    return digest
+
+
+SETTLED = 3 * 10**9  # nanoseconds; a file just written may change again within one tick of the file system's clock
+_hashes: dict[tuple[Path, int, int], str] = {}

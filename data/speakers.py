@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -16,6 +16,8 @@ from .errors import DataError
 from .files import read_json, write_json
 from .text import read_text
 
+ALIAS_TABLES = Path(__file__).parent / "aliases"
+"""The folder of the shipped tables, one a corpus."""
 QUOTES = str.maketrans(dict.fromkeys("‘’‚‛`´ʼ′", "'") | dict.fromkeys("“”„‟″", '"'))
 
 
@@ -31,7 +33,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class SpeakerRegistry:
-    """The speakers of a corpus by first appearance. `registry["Ada"]` is the speaker of that canonical name."""
+    """The speakers of a corpus by first appearance. `registry["Ada"]` is that person, in whatever spelling."""
 
     speakers: tuple[Speaker, ...]
 
@@ -46,14 +48,14 @@ class SpeakerRegistry:
             owners[speaker.id] = speaker.name
 
     def __getitem__(self, name: str) -> Speaker:
-        if name in self._by_name:
-            return self._by_name[name]
-        near = get_close_matches(name, self._by_name, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        if name in self:
+            return self._by_name[fold_name(name)]
+        near = get_close_matches(fold_name(name), self._by_name, n=1)
+        hint = f" Did you mean {self._by_name[near[0]].name!r}?" if near else ""
         raise DataError(f"unknown speaker {name!r} among {len(self)}; expected a canonical name.{hint}")
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._by_name
+    def __contains__(self, name: str) -> bool:
+        return fold_name(name) in self._by_name
 
     def __iter__(self) -> Iterator[Speaker]:
         return iter(self.speakers)
@@ -63,7 +65,7 @@ class SpeakerRegistry:
 
     @cached_property
     def _by_name(self) -> dict[str, Speaker]:
-        return {speaker.name: speaker for speaker in self.speakers}
+        return {fold_name(speaker.name): speaker for speaker in self.speakers}
 
     def write(self, path: Path) -> None:
         write_json(path, [asdict(speaker) for speaker in self.speakers])
@@ -83,15 +85,19 @@ def identify_speakers(corpus: Corpus, aliases: Mapping[str, str]) -> tuple[Corpu
     """Give every utterance canonical names, and every person an identity.
 
     `aliases` maps an alias to a canonical name. Names that differ only in case, quotes and blanks are one person, spelt
-    as in `aliases`, else as most often (the first, if equal). Returns the renamed corpus and the registry.
+    as in `aliases`, else as most often in train (the first, if equal). Who is unseen there is spelt as at their first
+    utterance in the same dialogue: nothing later and no other dialogue decides what a prompt says.
+    Returns the renamed corpus and the registry.
     """
-    spellings = _count_spellings(corpus)
     table = {fold_name(name): name for name in aliases.values()}
     table |= {fold_name(alias): name for alias, name in aliases.items()}
-    canonical = {key: table.get(key, found.most_common(1)[0][0]) for key, found in spellings.items()}
+    voted = _count_spellings(corpus.dialogues["train"])
+    known = {key: found.most_common(1)[0][0] for key, found in voted.items()} | table
     renamed = {
-        split: tuple(_rename(dialogue, canonical) for dialogue in corpus.dialogues[split]) for split in corpus.dialogues
+        split: tuple(_rename(dialogue, known) for dialogue in corpus.dialogues[split]) for split in corpus.dialogues
     }
+    spellings = _count_spellings(dialogue for split in SPLITS for dialogue in corpus.dialogues.get(split, ()))
+    canonical = {key: known.get(key, next(iter(found))) for key, found in spellings.items()}
     others: defaultdict[str, dict[str, None]] = defaultdict(dict)  # dicts as ordered sets
     for alias, name in aliases.items():
         others[name][alias] = None
@@ -125,7 +131,7 @@ def fold_name(name: str) -> str:
 
 def find_aliases(corpus_name: str) -> dict[str, str]:
     """Return the alias table that erckit ships for a corpus, empty where it ships none."""
-    path = Path(__file__).parent / "aliases" / f"{corpus_name}.yaml"
+    path = ALIAS_TABLES / f"{corpus_name}.yaml"
     return read_aliases(path) if path.is_file() else {}
 
 
@@ -167,18 +173,19 @@ def _table_nodes(root: yaml.Node | None, path: Path) -> Iterator[tuple[yaml.Scal
         yield key, value
 
 
-def _count_spellings(corpus: Corpus) -> dict[str, Counter[str]]:
+def _count_spellings(dialogues: Iterable[Dialogue]) -> dict[str, Counter[str]]:
     """Return for every folded name, in order of first appearance, how often each spelling of it occurs."""
     spellings: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for split in SPLITS:
-        for dialogue in corpus.dialogues.get(split, ()):
-            for utterance in dialogue.utterances:
-                for name in utterance.speakers:
-                    spellings[fold_name(name)][name] += 1
+    for dialogue in dialogues:
+        for utterance in dialogue.utterances:
+            for name in utterance.speakers:
+                spellings[fold_name(name)][name] += 1
     return spellings
 
 
-def _rename(dialogue: Dialogue, canonical: Mapping[str, str]) -> Dialogue:
+def _rename(dialogue: Dialogue, known: Mapping[str, str]) -> Dialogue:
+    first = {key: next(iter(found)) for key, found in _count_spellings([dialogue]).items()}
+    canonical = first | {key: known[key] for key in first if key in known}
     return replace(dialogue, utterances=tuple(_rename_utterance(u, canonical) for u in dialogue.utterances))
 
 

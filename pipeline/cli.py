@@ -33,12 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write("\nerckit: interrupted; the same command continues where it stopped.\n")
         return 130
-    except (DataError, ConfigError, RunError, FileNotFoundError) as error:
+    except (DataError, ConfigError, RunError, OSError, UnicodeDecodeError) as error:
         if os.environ.get("ERCKIT_DEBUG") == "1":
             raise
-        sys.stderr.write(f"erckit: {error}\n")
+        sys.stderr.write(f"erckit: {_describe(error)}\n")
         return 2
     return 0
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}. Check the path, its permissions and the space on the disk."
+    if isinstance(error, UnicodeDecodeError):
+        found = error.object[max(error.start - 30, 0) : error.end + 30]
+        return f"expected UTF-8, found other bytes ({error.reason}) in {found!r}. Save the file they stand in as UTF-8."
+    return str(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "prompts":
             stage.add_argument("--preview", type=_count, metavar="N", help="show N prompts")
             stage.set_defaults(command=_prompts)
-    configs = commands.add_parser("configs", help="list the shipped configurations", allow_abbrev=False)
+    summary = "list the shipped configurations, or print one with all its keys"
+    configs = commands.add_parser("configs", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
+    configs.add_argument("config", nargs="?", metavar="CONFIG", help="print this one, to be saved and changed")
     configs.set_defaults(command=_configs)
     return parser
 
@@ -112,9 +123,12 @@ def _prompts(options: argparse.Namespace) -> None:
 
 
 def _configs(options: argparse.Namespace) -> None:
-    from .config import shipped_configs
+    from .config import annotate_config, load_config, shipped_configs
     from .console import say
 
+    if options.config:
+        say(annotate_config(load_config(options.config)).rstrip())
+        return
     shipped = shipped_configs()
     width = max(map(len, shipped), default=0)
     for name, summary in shipped.items():

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, Vali
 
 from .yaml_text import ConfigError, dump_mapping, parse_mapping, parse_value
 
-__all__ = ["Config", "ConfigError", "dump_config", "load_config", "shipped_configs"]
+__all__ = ["Config", "ConfigError", "annotate_config", "dump_config", "load_config", "shipped_configs"]
 
 
 class _Section(BaseModel):
@@ -55,6 +55,8 @@ class Model(_Section):
     def _has_the_kernels(cls, device: str, info: ValidationInfo) -> str:
         if device == "cpu" and info.data.get("quantization") == "nf4":
             raise ValueError("auto or cuda, because model.quantization is nf4")
+        if device == "cpu" and info.data.get("dtype") == "float16":
+            raise ValueError("auto or cuda, because model.dtype is float16; a CPU takes auto, float32 or bfloat16")
         return device
 
 
@@ -191,6 +193,11 @@ def dump_config(config: Config) -> str:
     return dump_mapping(config.model_dump(mode="json"))
 
 
+def annotate_config(config: Config) -> str:
+    """As `dump_config`, with what each key means as a comment at the end of its line."""
+    return "".join(_annotate(config))
+
+
 def shipped_configs() -> dict[str, str]:
     """The shipped configurations by name, each with its first comment line."""
     folder = files("erckit.pipeline") / "configs"
@@ -209,7 +216,13 @@ def _read(name_or_path: str) -> tuple[str, str]:
         path = Path(name_or_path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such configuration file. Check the path.")
-        return path.read_text(encoding="utf-8"), name_or_path
+        try:
+            return path.read_text(encoding="utf-8"), name_or_path
+        except UnicodeDecodeError as error:
+            line = error.object.count(b"\n", 0, error.start) + 1
+            raise ConfigError(
+                f"{path}:{line}: expected UTF-8, found other bytes ({error.reason}). Save it so."
+            ) from error
     shipped = shipped_configs()
     if name_or_path not in shipped:
         raise FileNotFoundError(
@@ -218,6 +231,18 @@ def _read(name_or_path: str) -> tuple[str, str]:
         )
     name = f"{name_or_path}.yaml"
     return (files("erckit.pipeline") / "configs" / name).read_text(encoding="utf-8"), f"configs/{name}"
+
+
+def _annotate(section: _Section, indent: str = "") -> Iterator[str]:
+    values = section.model_dump(mode="json")
+    for key, field in type(section).model_fields.items():
+        inner = getattr(section, key)
+        text = f"{key}:\n" if isinstance(inner, _Section) else dump_mapping({key: values[key]})
+        first, *items = text.removesuffix("\n").split("\n")
+        yield f"{indent}{first}  # {field.description}\n"
+        yield from (f"{indent}{item}\n" for item in items)
+        if isinstance(inner, _Section):
+            yield from _annotate(inner, "  ")
 
 
 def _apply(override: str, values: dict[str, Any], places: dict[str, str]) -> str | None:
@@ -249,11 +274,13 @@ def _keys() -> Iterator[str]:
 def _unknown(path: str) -> str:
     """Say that a key is unknown, and which valid one is nearest: same section first, then same name elsewhere."""
     section, dot, name = path.rpartition(".")
-    siblings = [key for key in _keys() if key.startswith(section + dot)] if section in Config.model_fields else []
-    names = {key.rpartition(".")[2]: key for key in _keys()}
+    keys = list(_keys())
+    siblings = [key for key in keys if key.startswith(f"{section or path}.")]
+    names = {key.rpartition(".")[2]: key for key in keys}
     near = get_close_matches(path, siblings, n=1, cutoff=0.8)
     near += [names[match] for match in get_close_matches(name, names, n=1)]
-    near += get_close_matches(path, [*_keys(), *Config.model_fields], n=1)
+    if not siblings:
+        near += get_close_matches(path, keys if dot else [*keys, *Config.model_fields], n=1)
     hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(siblings or Config.model_fields)}"
     return f"unknown key, {hint}"
 

@@ -7,6 +7,7 @@ import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 _PACKAGES = (
     "torch", "transformers", "trl", "peft", "accelerate", "datasets", "sentence-transformers", "faiss-cpu",
@@ -28,8 +29,10 @@ def package_versions() -> dict[str, str]:
 
 
 def reset_peak_memory() -> None:
-    """Let the peak begin anew, where the system can (Linux); elsewhere it is that of the process so far."""
+    """Let the peaks begin anew, where the system can (Linux); elsewhere that of main memory is the process's so far."""
     release_memory()
+    if cuda := _cuda_in_use():
+        cuda.reset_peak_memory_stats()
     try:
         _CLEAR.write_text("5")
     except OSError:
@@ -47,6 +50,12 @@ def release_memory() -> None:
         pass
 
 
+def peak_gpu_memory_mib() -> float | None:
+    """Peak memory of tensors on the GPU since the last reset, in MiB; None where none was in use."""
+    cuda = _cuda_in_use()
+    return cuda.max_memory_allocated() / 2**20 or None if cuda else None
+
+
 def peak_memory_mib() -> float:
     """Peak resident memory since the last reset, in MiB."""
     try:
@@ -57,3 +66,9 @@ def peak_memory_mib() -> float:
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1024 / (1024 if sys.platform == "darwin" else 1)  # bytes on macOS, KiB elsewhere
+
+
+def _cuda_in_use() -> Any:
+    # Not imported for this: most stages need no torch, and it takes seconds.
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch and torch.cuda.is_available() and torch.cuda.is_initialized() else None

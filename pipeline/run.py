@@ -4,7 +4,7 @@ import fcntl
 import importlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,8 +18,11 @@ from ..data.files import hash_file, read_json, replace_atomically, write_json
 from .config import Config, dump_config
 from .console import format_memory, format_seconds, say
 from .manifest import MANIFEST, STARTED, begin_folder, explain_difference, key_of, list_outputs, recorded_outputs
-from .measure import package_versions, peak_memory_mib, reset_peak_memory
+from .measure import package_versions, peak_gpu_memory_mib, peak_memory_mib, reset_peak_memory
 from .stages import STAGES
+
+INERT = {"train": {"report_to"}}
+"""By section, the keys that change no artefact: a stage is not run again for them."""
 
 
 class RunError(RuntimeError):
@@ -59,18 +62,11 @@ class Stale:
     reason: str
 
 
-def run_stages(
-    config: Config,
-    run: Run,
-    first: str = next(iter(STAGES)),
-    last: str = next(reversed(STAGES)),
-    seeds: Sequence[int] | None = None,
-) -> None:
-    """Bring the stages from `first` to `last` up to date, in table order, seeded ones for each of `seeds`.
+def run_stages(config: Config, run: Run, first: str = next(iter(STAGES)), last: str = next(reversed(STAGES))) -> None:
+    """Bring the stages from `first` to `last` up to date, in table order, seeded ones for each seed of the run.
 
     Raises RunError where a stage before `first` is not fresh, or where another process works in the folder.
     """
-    run = replace(run, seeds=tuple(seeds)) if seeds else run
     before, names = split_plan(config, first, last)
     for name in names:
         list(_foreign_files(name, config))  # a missing corpus or adapter is better known now than in some hours
@@ -108,7 +104,7 @@ def run_stage(name: str, config: Config, run: Run) -> bool:
     started, clock = datetime.now(UTC), time.monotonic()
     # A stage that asks config.seed for the seed must not train every seed with the first one.
     summary = _module(name).run(config.model_copy(update={"seed": run.seed}), run)
-    seconds, peak = time.monotonic() - clock, peak_memory_mib()
+    seconds, peak, gpu_peak = time.monotonic() - clock, peak_memory_mib(), peak_gpu_memory_mib()
     manifest = {
         **record,
         "key": key_of(record),
@@ -120,11 +116,13 @@ def run_stage(name: str, config: Config, run: Run) -> bool:
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "peak_memory_mib": round(peak, 1),
+        "peak_gpu_memory_mib": None if gpu_peak is None else round(gpu_peak, 1),
         "summary": summary,
     }
     write_json(folder / MANIFEST, manifest)
     (folder / STARTED).unlink()
-    say(f"{_label(name, run)}: {summary.rstrip('.')} in {format_seconds(seconds)}, peak {format_memory(peak)}")
+    memory = format_memory(peak) + ("" if gpu_peak is None else f" and {format_memory(gpu_peak)} of the GPU")
+    say(f"{_label(name, run)}: {summary.rstrip('.')} in {format_seconds(seconds)}, peak {memory}")
     return True
 
 
@@ -207,7 +205,10 @@ def _record(name: str, config: Config, run: Run) -> dict[str, Any]:
     return {
         "stage": name,
         "erckit": __version__,
-        "config": {section: getattr(config, section).model_dump(mode="json") for section in STAGES[name].sections},
+        "config": {
+            section: getattr(config, section).model_dump(mode="json", exclude=INERT.get(section))
+            for section in STAGES[name].sections
+        },
         "inputs": _hash_inputs(name, config, run),
         "seed": run.seed if STAGES[name].seeded else None,
         "fingerprint": fingerprint(config) if fingerprint else None,

@@ -33,9 +33,8 @@ class SentenceEncoder:
     (256 tokens for the embedded one) counts with its beginning only.
     """
 
-    def __init__(self, name: str = EMBEDDED, device: str | None = None) -> None:
+    def __init__(self, name: str = EMBEDDED) -> None:
         self.name = name
-        self.device = device
 
     @property
     def dimension(self) -> int:
@@ -57,7 +56,7 @@ class SentenceEncoder:
         lines = [f"{file.relative_to(folder).as_posix()} {hash_file(file)}\n" for file in files]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    def encode(self, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 vectors of length 1, shape (len(texts), dimension), in the order of the texts.
 
         A text gets the same vector whatever it is encoded together with, to 1e-5.
@@ -66,7 +65,7 @@ class SentenceEncoder:
         assert not isinstance(texts, str), "encode takes a list of texts"
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
-        vectors = self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=show_progress)
+        vectors = self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32)
 
     @property
@@ -80,7 +79,7 @@ class SentenceEncoder:
         try:
             with _quiet_loading():
                 # float32 whatever the weights are stored in: a bfloat16 vector depends on the batch it comes from.
-                return SentenceTransformer(self._location, device=self.device, model_kwargs={"dtype": "float32"})
+                return SentenceTransformer(self._location, model_kwargs={"dtype": "float32"})
         except (OSError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".")
             raise DataError(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +78,14 @@ class ProfileStore:
         self._remove(rows)
         return len(rows)
 
-    def search(
-        self, vector: np.ndarray, k: int, speaker: int | None = None, exclude_dialogues: Collection[str] = frozenset()
-    ) -> list[tuple[Fact, float]]:
+    def search(self, vector: np.ndarray, k: int, speaker: int | None = None) -> list[tuple[Fact, float]]:
         """Return the `k` facts nearest to `vector`, shape (dimension,), best first, each with its cosine.
 
-        Of one speaker, or of all. Left out are facts that draw on an excluded dialogue, and general facts, which stand
-        in the trunk already. Cosines are rounded to 6 digits; facts with equal ones come in the order of their ids.
+        Of one speaker, or of all. Left out are general facts, which stand in the trunk already. Cosines are rounded to
+        6 digits; facts with equal ones come in the order of their ids.
         """
         rows = self._facts if speaker is None else self._rows_of.get(speaker, ())
-        candidates = [row for row in rows if self._may_be_found(self._facts[row], exclude_dialogues)]
+        candidates = [row for row in rows if not self._facts[row].general]
         if k < 1 or not candidates:
             return []
         query = np.asarray(vector, dtype=np.float32).reshape(self.dimension)
@@ -164,9 +162,6 @@ class ProfileStore:
             self._rows_of[fact.speaker].remove(row)
             if not self._rows_of[fact.speaker]:
                 del self._rows_of[fact.speaker]
-
-    def _may_be_found(self, fact: Fact, exclude_dialogues: Collection[str]) -> bool:
-        return not fact.general and not any(dialogue in exclude_dialogues for dialogue in fact.dialogues)
 
     def _find_rows(self, query: np.ndarray, k: int, candidates: list[int]) -> np.ndarray:
         """The candidate rows among which are the `k` nearest to the query, and all that are tied with the last."""

@@ -218,7 +218,7 @@ def remembering_encoder(known_vectors) -> Iterator[None]:
 
     encode = SentenceEncoder.encode
 
-    def remember(self: SentenceEncoder, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
+    def remember(self: SentenceEncoder, texts: Sequence[str]) -> np.ndarray:
         if new := [text for text in dict.fromkeys(texts) if text not in known_vectors]:
             known_vectors.update(zip(new, encode(self, new), strict=True))
         return np.array([known_vectors[text] for text in texts])

@@ -73,6 +73,29 @@ def test_misspelt_keys_and_bad_values_are_told_together(refuse, config):
     )
 
 
+def test_a_configuration_in_another_encoding(refuse, config):
+    config.write_bytes("name: own\ndata:\n  path: Lucía\n".encode("latin-1"))
+    message = refuse("run", config)
+    assert message == f"{config}:3: expected UTF-8, found other bytes (invalid continuation byte). Save it so."
+
+
+def test_a_wording_in_another_encoding(refuse, config, tmp_path):
+    read_wording("brief").write(tmp_path / "wording")
+    (tmp_path / "wording" / "question.txt").write_bytes("Und {speaker}? Fühlt".encode("latin-1"))
+    message = refuse("run", config, "--set", f"prompts.template={tmp_path / 'wording'}")
+    assert message == (
+        "expected UTF-8, found other bytes (invalid start byte) in b'Und {speaker}? F\\xfchlt'. "
+        "Save the file they stand in as UTF-8."
+    )
+
+
+def test_runs_that_are_to_lie_in_a_file(refuse, config, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert refuse("run", config, "--runs", "file") == (
+        "file/own: Not a directory. Check the path, its permissions and the space on the disk."
+    )
+
+
 # Corpora.
 
 
@@ -150,6 +173,27 @@ def test_a_dev_split_that_nobody_labelled(refuse, config, corpus):
         "corpus: dev has no labelled utterance, and checkpoints and baselines are chosen on dev. Label some of it, or "
         "move labelled dialogues there from train."
     )
+
+
+def test_a_test_split_that_nobody_labelled_is_told_at_once(config, corpus, tmp_path, monkeypatch, capsys):
+    def unlabel(dialogue):
+        return dialogue | {"utterances": [u | {"label": None} for u in dialogue["utterances"]]}
+
+    monkeypatch.chdir(tmp_path)
+    note = "  note: test has no labels: it can be predicted, not evaluated; use --to predict.\n"
+    assert main(["ingest", str(config)]) == 0
+    assert note not in capsys.readouterr().out
+    for number in range(1, 5):
+        change_line(corpus / "test.jsonl", number, unlabel)
+    assert main(["ingest", str(config)]) == 0
+    assert note in capsys.readouterr().out
+
+
+def test_an_alias_table_that_is_not_there(refuse, config, tmp_path):
+    assert refuse("run", config, "--set", "data.aliases=nope.yaml") == (
+        f"{tmp_path / 'nope.yaml'}: no such alias table. Set data.aliases to the table, or remove it."
+    )
+    assert not (tmp_path / "runs").exists()
 
 
 # Artefacts made for something else.

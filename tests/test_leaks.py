@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import files
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,42 @@ def test_a_prompt_holds_nothing_of_what_comes_later_nor_of_other_dialogues(sampl
     assert sum(found.get(place) == expected[place] for place in expected) < len(expected) - 30  # it did change
 
 
+def shout(dialogue: Dialogue, turn: int, crowd: Iterator[str]) -> Dialogue:
+    """Have every utterance after a turn said by the next of the crowd."""
+    later = (replace(u, speakers=(next(crowd),)) for u in dialogue.utterances[turn + 1 :])
+    return replace(dialogue, utterances=(*dialogue.utterances[: turn + 1], *later))
+
+
+@pytest.mark.parametrize("settings", [WINDOW, SEGMENTS])
+def test_a_prompt_spells_no_name_as_later_turns_or_other_dialogues_do(sample, before, tmp_path, settings):
+    draw = random.Random(4)
+    everybody = {name for dialogues in sample.dialogues.values() for d in dialogues for name in named(d)}
+    known = {name for dialogue in sample.dialogues["train"] for name in named(dialogue)}
+    crowd = cycle(name.upper() for name in sorted(everybody))
+    until = {
+        d.id: next((t for t, u in enumerate(d.utterances) if not known.issuperset(u.speakers)), draw.choice([-1, 3]))
+        for d in sample.dialogues["test"]
+    }
+    respelt = {
+        "train": sample.dialogues["train"],
+        "dev": tuple(shout(d, -1, crowd) for d in sample.dialogues["dev"]),
+        "test": tuple(shout(d, until[d.id], crowd) for d in sample.dialogues["test"]),
+    }
+    _, run = make_prompts(replace(sample, dialogues=respelt), tmp_path, settings)
+
+    expected, found = shown(before[settings], "test"), shown(run, "test")
+    kept = [(dialogue, turn) for dialogue, turn in expected if turn <= until[dialogue]]
+    assert len(kept) > 20
+    for place in kept:
+        assert found[place] == expected[place]
+    assert shown(run, "train") == shown(before[settings], "train")
+    assert any("A TOURIST" in text for text, _ in found.values())  # a stranger is spelt as the dialogue has it
+
+
+def named(dialogue: Dialogue) -> list[str]:
+    return [name for utterance in dialogue.utterances for name in utterance.speakers]
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_training_prompt_does_not_depend_on_the_labels_of_its_dialogue(sample, before, tmp_path, seed):
     draw = random.Random(seed)
@@ -145,7 +182,7 @@ def test_no_training_prompt_retrieves_an_utterance_of_its_own_dialogue(sample, b
 def test_strangers_are_introduced_as_such(before):
     prompts_by_turn = shown(before[WINDOW], "test")
     speakers = {(tree.dialogue, branch.turn): branch.speaker for tree, branch in branches(before[WINDOW], "test")}
-    strangers = [place for place, speaker in speakers.items() if speaker in ("A tourist", "Dilys Pugh")]
+    strangers = [place for place, speaker in speakers.items() if speaker in ("A tourist", "Jean Tarrant")]
 
     assert strangers
     for place in strangers:

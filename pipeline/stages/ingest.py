@@ -9,8 +9,8 @@ from ...data.corpus import FORMS, read_corpus
 from ...data.dialogue import SPLITS, Corpus
 from ...data.erckit_jsonl import write_dialogues
 from ...data.errors import DataError
-from ...data.files import write_json
-from ...data.speakers import find_aliases, identify_speakers, read_aliases
+from ...data.files import hash_file, write_json
+from ...data.speakers import ALIAS_TABLES, find_aliases, identify_speakers, read_aliases
 from ..config import Config
 from ..config import Data as DataConfig
 from ..console import say
@@ -33,16 +33,22 @@ def run(config: Config, run: Run) -> str:
     }
     facts = {"name": corpus.name, "form": corpus.form, "counts": counts, "repairs": dict(corpus.repairs)}
     write_json(run.path("ingest", "corpus.json"), facts | {"differences": list(corpus.differences)})
-    for note in (*corpus.differences, *_describe_repairs(corpus.repairs)):
+    for note in (*corpus.differences, *_describe_repairs(corpus.repairs), *_describe_test_labels(corpus)):
         say(f"  note: {note}")
     sizes = "/".join(f"{counts[split]['utterances']:,}" for split in SPLITS)
     unseen = sum(not speaker.seen for speaker in speakers)
     return f"{corpus.name} ({corpus.form}), {sizes} utterances, {len(speakers)} speakers, {unseen} of them unseen"
 
 
+def fingerprint(config: Config) -> str:
+    """The shipped alias tables decide too, where the user names none."""
+    tables = sorted(ALIAS_TABLES.glob("*.yaml")) if config.data.aliases == "auto" else []
+    return " ".join(f"{table.name} {hash_file(table)}" for table in tables)
+
+
 def check_dev_labels(corpus: Corpus) -> None:
     """Raise DataError if dev, by which checkpoints and baselines are chosen, has no labelled utterance."""
-    if all(utterance.label is None for dialogue in corpus.dialogues["dev"] for utterance in dialogue.utterances):
+    if not _is_labelled(corpus, "dev"):
         raise DataError(
             f"{corpus.name}: dev has no labelled utterance, and checkpoints and baselines are chosen on dev. Label "
             "some of it, or move labelled dialogues there from train."
@@ -68,13 +74,26 @@ def corpus_files(config: Config) -> list[Path]:
     """The files that the stage reads: all that belong to a known form, label sets and the user's alias table."""
     folder = find_corpus(config.data)
     names = {name for form in FORMS.values() for name in form.files} | {"labels.json"}
-    own_table = [] if config.data.aliases == "auto" else [Path(config.data.aliases)]
-    return sorted(path for path in folder.iterdir() if path.name in names) + own_table
+    tables = [] if config.data.aliases == "auto" else [Path(config.data.aliases)]
+    for table in tables:
+        if not table.is_file():
+            raise DataError(f"{table.absolute()}: no such alias table. Set data.aliases to the table, or remove it.")
+    return sorted(path for path in folder.iterdir() if path.name in names) + tables
 
 
 def _choose_aliases(data: DataConfig, corpus: str) -> dict[str, str]:
     return find_aliases(corpus) if data.aliases == "auto" else read_aliases(Path(data.aliases))
 
 
+def _is_labelled(corpus: Corpus, split: str) -> bool:
+    return any(utterance.label is not None for dialogue in corpus.dialogues[split] for utterance in dialogue.utterances)
+
+
 def _describe_repairs(repairs: Mapping[str, int]) -> list[str]:
     return [f"{count:,} repaired: {kind}." for kind, count in repairs.items()]
+
+
+def _describe_test_labels(corpus: Corpus) -> list[str]:
+    if _is_labelled(corpus, "test"):
+        return []
+    return ["test has no labels: it can be predicted, not evaluated; use --to predict."]

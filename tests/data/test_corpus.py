@@ -56,6 +56,43 @@ def test_the_form_with_most_utterances_wins_and_the_others_are_named(tmp_path):
     )
 
 
+def damage_line(folder):
+    path = folder / "dev_sent_emo.csv"
+    path.write_text(path.read_text() + "\r\nHi.,Ada")
+    return f"{path}:9: 2 fields, expected 5 as in the header. Put quotes around text that holds commas."
+
+
+def repeat_dialogue(folder):
+    rows = (folder / "train_sent_emo.csv").read_text().replace(",0,", ",1,").splitlines()
+    path = folder / "train_sent_emo.csv"
+    path.write_text("\n".join([*rows, *rows[1:]]))
+    return f"{path}:2: dialogue 'train-0001' has two utterances with the id 'train-0001-00'. "
+
+
+@pytest.mark.parametrize("damage", [damage_line, repeat_dialogue])
+def test_a_damaged_form_does_not_block_a_good_one(tmp_path, damage):
+    write_meld(tmp_path)
+    write_erckit(tmp_path)
+    wrong = damage(tmp_path)
+
+    corpus = read_corpus(tmp_path)
+
+    assert corpus.form == "erckit-jsonl"
+    assert [d for d in corpus.differences if d.startswith(f"meld-csv was passed over: {wrong}")]
+    with pytest.raises(DataError, match=f"^{re.escape(wrong)}"):
+        read_corpus(tmp_path, "meld-csv")
+
+
+def test_where_no_form_can_be_read_the_first_error_is_raised(tmp_path):
+    write_meld(tmp_path)
+    write_erckit(tmp_path)
+    wrong = damage_line(tmp_path)
+    (tmp_path / "dev.jsonl").write_text('{"utterances": []}\n')
+
+    with pytest.raises(DataError, match=f"^{re.escape(wrong)}$"):
+        read_corpus(tmp_path)
+
+
 def test_equal_forms_are_settled_by_their_order(tmp_path):
     write_lines(tmp_path)
     write_json(tmp_path)

@@ -78,6 +78,32 @@ def test_a_users_file_may_be_windows_1252(tmp_path):
     assert repairs == {WINDOWS_1252: 1}
 
 
+@pytest.mark.parametrize(
+    ("read", "changes"),
+    [
+        (read_dialogues, {"text": "Hi \ud800"}),
+        (read_dialogues, {"speaker": ["Ada", "\udc00"]}),
+        (read_dialogues, {"id": "\ud800"}),
+        (read_split, {"id": "\ud800"}),
+    ],
+)
+def test_half_a_character_is_refused_where_it_cannot_be_mended(tmp_path, read, changes):
+    path = write(tmp_path, [{"id": "fine", "utterances": [SAY]}, {"id": "d", "utterances": [SAY | changes]}])
+
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}:2: .* holds half a character .a lone surrogate"):
+        read(path, LABELS)
+
+
+def test_half_a_character_in_a_users_text_is_mended_and_in_the_id_of_a_dialogue_refused(tmp_path):
+    path = write(tmp_path, [{"id": "d", "utterances": [SAY | {"text": "Hi \ud800"}]}])
+    (dialogue,), repairs = read_split(path, LABELS)
+    assert (dialogue.utterances[0].text, repairs) == ("Hi \ufffd", {MOJIBAKE: 1})
+
+    path = write(tmp_path, [{"id": "\ud800", "utterances": [SAY]}])
+    with pytest.raises(DataError, match=re.escape(rf"{path}:1: '\ud800' holds half a character")):
+        read_split(path, LABELS)
+
+
 @pytest.mark.parametrize("read", [read_dialogues, read_split])
 @pytest.mark.parametrize(
     ("line", "message"),

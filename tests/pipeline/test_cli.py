@@ -198,6 +198,16 @@ def test_configs_lists_names_with_their_first_comment(tmp_path, monkeypatch, cap
     assert capsys.readouterr().out == "larger  The larger one.\ntiny    The smallest.\n"
 
 
+def test_a_configuration_is_printed_as_one_that_can_be_saved_and_run(tmp_path, capsys):
+    assert main(["configs", "emorynlp-minilm"]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "own.yaml").write_text(printed)
+
+    assert config_module.load_config(str(tmp_path / "own.yaml")) == config_module.load_config("emorynlp-minilm")
+    assert "  learning_rate: 0.001  # highest learning rate of the schedule\n" in printed
+    assert main(["configs", "nowhere"]) == 2
+
+
 def test_help_answers_without_importing_anything_heavy():
     code = "import sys\nfrom erckit.pipeline.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "sys.stderr.write(' '.join(sys.modules))"

@@ -95,7 +95,7 @@ def test_a_stage_that_asks_the_configuration_for_the_seed_gets_its_own(world, mo
     world.go(1, 2, last="prompts")
     monkeypatch.setitem(sys.modules, TABLE["train"].module, module)
 
-    run_stages(world.config, world.run(1), "train", "train", seeds=(1, 2))
+    run_stages(world.config, world.run(1, 2), "train", "train")
 
     assert seeds == [(1, 1), (2, 2)]
 
@@ -130,6 +130,18 @@ def test_a_stale_stage_says_why(world, kind, what, stage, reason):
     edit(world, kind, what, 2)
 
     assert state(stage, world.config, world.run(3)) == Stale(reason)
+
+
+def test_trackers_change_no_artefact(world):
+    world.go()
+    world.config = make_config(str(world.corpus), "train.report_to=[tensorboard]")
+
+    assert world.go() == []
+
+
+def test_every_inert_key_is_a_key():
+    for section, keys in run_module.INERT.items():
+        assert keys <= Config.model_fields[section].annotation.model_fields.keys()
 
 
 def test_several_reasons_are_counted(world):
@@ -236,7 +248,7 @@ def test_a_manifest_says_what_was_made_of_what_and_how(world):
 
     assert manifest.keys() == {
         "stage", "key", "erckit", "config", "inputs", "outputs", "seed", "fingerprint", "versions", "started",
-        "seconds", "peak_memory_mib", "summary",
+        "seconds", "peak_memory_mib", "peak_gpu_memory_mib", "summary",
     }  # fmt: skip
     assert (manifest["stage"], manifest["seed"], manifest["summary"]) == ("train", 2, "wrote 3 files.")
     outputs = ("adapter/checkpoints/kept.txt", "adapter/config.json", "adapter/weights.bin", "log.jsonl")
@@ -245,7 +257,9 @@ def test_a_manifest_says_what_was_made_of_what_and_how(world):
     }
     inputs = FILES["train"]["train/log.jsonl"]
     assert manifest["inputs"] == {path: sha256(run.folder / path) for path in inputs}
-    assert manifest["config"] == {s: getattr(world.config, s).model_dump(mode="json") for s in ("train", "model")}
+    settings = {s: getattr(world.config, s).model_dump(mode="json") for s in ("train", "model")}
+    del settings["train"]["report_to"]
+    assert manifest["config"] == settings
     assert manifest["versions"].keys() >= {"python", "torch", "transformers", "trl", "peft"}
     assert load_config(str(run.folder / "config.yaml")) == world.config
     assert not (folder / STARTED).exists()
@@ -262,6 +276,31 @@ def test_the_peak_of_memory_is_that_of_the_stage(world):
     }
     assert peaks["profiles"] - peaks["ingest"] > 250
     assert peaks["profiles"] - peaks["prompts"] > 250
+
+
+def test_memory_of_a_gpu_in_use_is_measured_from_the_start_of_each_stage(world, monkeypatch, capsys):
+    """Tensors of 3 GiB live in `profiles`; CUDA itself is taken into use there."""
+    gpu = {"in use": False, "peak": 0}
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: gpu["in use"],
+        reset_peak_memory_stats=lambda: gpu.update(peak=0),
+        max_memory_allocated=lambda: gpu["peak"],
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    world.before = lambda name, run: gpu.update({"in use": True, "peak": 3 << 30}) if name == "profiles" else None
+    world.go(last="prompts")
+
+    peaks = [
+        json.loads(world.run().path(name, MANIFEST).read_text())["peak_gpu_memory_mib"]
+        for name in ("ingest", "profiles", "prompts")
+    ]
+    assert peaks == [None, 3072.0, None]
+    assert [line.partition("iB")[2] for line in capsys.readouterr().out.splitlines()] == [
+        "",
+        " and 3.0 GiB of the GPU",
+        "",
+    ]
 
 
 def test_one_line_a_stage(world, capsys):
