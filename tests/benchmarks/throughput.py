@@ -64,7 +64,7 @@ def main() -> None:
         first: dict[str, float] = {}
         for row in options.rows:
             command = [sys.executable, __file__, *sys.argv[1:], "--row", row, "--folder", folder]
-            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            subprocess.run(command, check=True, stderr=options.folder.joinpath("errors").open("w"))
             found = read_json(options.folder / f"{row}.json")
             base = first.setdefault(ROWS[row].split()[0], found["speed"])
             print(
@@ -88,7 +88,9 @@ def parse() -> Any:
 
 def load(options: Any) -> tuple[Config, Run]:
     model = [f"model.name={options.folder / 'model'}"] if options.shape else []
-    config = load_config(options.config, [*options.overrides, *model, "prompts.history=full"])
+    # Ten positions are left for what row d generates.
+    room = ["prompts.history=full", "prompts.max_tokens=500"]
+    config = load_config(options.config, [*options.overrides, *model, *room])
     return config, Run(options.folder / "run", seed=1)
 
 
@@ -174,6 +176,8 @@ def train_plainly(setting: Setting) -> Timing:
     from trl.trainer.sft_trainer import SFTTrainer
 
     setting.model.set_attn_implementation("sdpa")
+    tokenizer = setting.tokens.tokenizer
+    tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token  # TRL ends completions with it
     answer = setting.wording.text
     rows = [
         {"prompt": read_aloud(p for p in prompt if not p.control), "completion": answer("answer", label=label)}
@@ -197,7 +201,7 @@ def train_plainly(setting: Setting) -> Timing:
         lambda inputs: (len(inputs["input_ids"]), inputs["input_ids"].numel()),
         model=setting.model,
         args=arguments,
-        processing_class=setting.tokens.tokenizer,
+        processing_class=tokenizer,
         train_dataset=Dataset.from_list(rows),
         peft_config=lora(setting.config.model, rank=16, alpha=32, dropout=0.0),
     )
