@@ -52,9 +52,8 @@ def load_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
     # A model is what it computes: the same files elsewhere are the same model, other files of its name are not.
     if card.get("base_fingerprint") != fingerprint(config.model):
         raise DataError(
-            f"{folder}: the adapter was made for base_model {card.get('base_model')!r} (files "
-            f"{str(card.get('base_fingerprint'))[:12]}), expected {config.model.name!r} "
-            f"({fingerprint(config.model)[:12]}). Set `model.name` to the adapter's base model, in the same form (hub "
+            f"{folder}: the adapter was made for base_model {card.get('base_model')!r}, whose files are others than "
+            f"those of {config.model.name!r} here. Set `model.name` to the adapter's base model, in the same form (hub "
             "name or folder), or train an adapter for this one."
         )
     expected = {"labels": list(labels), "wording": wording.hash}

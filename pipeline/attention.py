@@ -63,17 +63,15 @@ class Layout:
         """Return what attention gives, shape (1, tokens, heads, dimension)."""
         if query.device.type == "cuda" and not any(self.caches):
             return self._attend_flexibly(module, query, key, value, scaling, window)
+        # The fused kernel of the CPU takes 2.5 times as long as plain products where bfloat16 needs gradients.
+        attend = _attend_plainly if query.device.type == "cpu" and torch.is_grad_enabled() else _attend_fused
         pieces = []
         columns = [tensor.split(self.lengths, dim=2) for tensor in (query, key, value)]
         masks = self._dense_masks(window, query.dtype)
         for q, k, v, mask, cache in zip(*columns, masks, self.caches, strict=True):
             if cache is not None:
                 k, v = cache.extend(module.layer_idx, k, v)
-            pieces.append(
-                scaled_dot_product_attention(
-                    q, k, v, attn_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-                )
-            )
+            pieces.append(attend(q, k, v, mask, scaling))
         return torch.cat(pieces, dim=2).transpose(1, 2)
 
     def _dense_masks(self, window: int | None, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -112,6 +110,22 @@ class Layout:
             return inside & near
 
         return create_block_mask(visible, None, None, len(self.ids), len(self.ids), device=self.device)
+
+
+def _attend_fused(query: Any, key: Any, value: Any, mask: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped)
+
+
+def _attend_plainly(query: Any, key: Any, value: Any, mask: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    """Attention written out; the query heads that share a key head are rows of one product."""
+    _, heads, _, dimension = query.shape
+    groups = key.shape[1]
+    rows = query.reshape(groups, -1, dimension)
+    masks = mask.repeat(heads // groups, 1).expand(groups, -1, -1)
+    scale = dimension**-0.5 if scaling is None else scaling
+    scores = torch.baddbmm(masks, rows, key[0].transpose(1, 2), alpha=scale)
+    return torch.bmm(scores.softmax(dim=-1), value[0]).reshape(query.shape)
 
 
 def _in_stretches(key: Any, bounds: Sequence[Any], stretched: bool = True) -> Any:

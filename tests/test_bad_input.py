@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from erckit.data.files import write_json
 from erckit.data.labels import EMORYNLP, MELD
+from erckit.pipeline.backbone import fingerprint
 from erckit.pipeline.cli import main
 from erckit.prompts.wording import read_wording
 from erckit.retrieval.encoder import embedded_model_path
@@ -207,6 +208,7 @@ def answer_with(begin, tiny_config, refuse, tmp_path):
         config, run = begin()
         made_for = {
             "base_model": config.model.name,
+            "base_fingerprint": fingerprint(config.model),
             "labels": list(EMORYNLP),
             "wording": read_wording("brief").hash,
         }
@@ -218,9 +220,10 @@ def answer_with(begin, tiny_config, refuse, tmp_path):
 
 
 def test_an_adapter_of_another_base_model(answer_with):
-    assert answer_with(base_model="another/model") == (
-        "adapter: the adapter was made for base_model 'another/model', expected 'MODEL'. Set `model.name` to the "
-        "adapter's base model, or train an adapter for this one."
+    assert answer_with(base_model="another/model", base_fingerprint="0" * 64) == (
+        "adapter: the adapter was made for base_model 'another/model', whose files are others than those of 'MODEL' "
+        "here. Set `model.name` to the adapter's base model, in the same form (hub name or folder), or train an "
+        "adapter for this one."
     )
 
 

@@ -1,6 +1,7 @@
 """The adapter: a PEFT folder that plain `peft` loads to the same model, and that is refused where it does not fit."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -41,6 +42,13 @@ def tiny_adapter(make_adapter):
     return make_adapter("qwen2")
 
 
+def load_as_it_is(config):
+    """The base model with its own attention, which takes unrolled prompts."""
+    model = load_model(config.model)
+    model.set_attn_implementation("sdpa")
+    return model
+
+
 @pytest.mark.parametrize("kind", ["qwen2", "embedded"])
 def test_plain_peft_loads_the_same_model(make_adapter, kind):
     config, folder, trained = make_adapter(kind)
@@ -48,11 +56,12 @@ def test_plain_peft_loads_the_same_model(make_adapter, kind):
     options = {"is_decoder": True} if kind == "embedded" else {}
     plain = AutoModelForCausalLM.from_pretrained(locate(config.model.name), dtype=torch.float32, **options)
     with torch.no_grad():
-        base = load_model(config.model).eval()(ids).logits
+        base = load_as_it_is(config).eval()(ids).logits
         expected = PeftModel.from_pretrained(plain, str(folder)).eval()(ids).logits
-        loaded = load_adapter(load_model(config.model), folder, config, EMORYNLP, BRIEF)
+        loaded = load_adapter(load_as_it_is(config), folder, config, EMORYNLP, BRIEF)
         found = loaded(ids).logits
 
+    trained.set_attn_implementation("sdpa")
     torch.testing.assert_close(found, trained(ids).logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert (found - base).abs().max() > 0.1  # the adapter does something
@@ -87,8 +96,8 @@ def test_an_adapter_for_something_else_is_refused(tiny_adapter):
     other_wording = Wording(dict(BRIEF.templates) | {"answer": "{label}"})
     refused = [
         (
-            f"base_model {config.model.name!r}, expected 'embedded'",
-            "Set `model.name` to the adapter's base model, or train an adapter for this one.",
+            f"base_model {config.model.name!r}, whose files are others than those of 'embedded' here",
+            "Set `model.name` to the adapter's base model, in the same form (hub name or folder), or train an adapter",
             (other_model, EMORYNLP, BRIEF),
         ),
         (
@@ -106,6 +115,20 @@ def test_an_adapter_for_something_else_is_refused(tiny_adapter):
         message = f"{folder}: the adapter was made for {difference}. {remedy}"
         with pytest.raises(DataError, match=re.escape(message)):
             load_adapter(model, folder, *asked)
+
+
+def test_the_same_model_in_another_folder_is_the_same_model(tiny_adapter, tmp_path):
+    config, folder, _ = tiny_adapter
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(config.model.name, elsewhere)
+    moved = config.model_copy(update={"model": config.model.model_copy(update={"name": str(elsewhere)})})
+    load_adapter(load_model(moved.model), folder, moved, EMORYNLP, BRIEF)
+
+    weights = bytearray((elsewhere / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (elsewhere / "model.safetensors").write_bytes(weights)
+    with pytest.raises(DataError, match="whose files are others than"):
+        load_adapter(load_model(moved.model), folder, moved, EMORYNLP, BRIEF)
 
 
 def test_labels_in_another_order_are_other_labels(tiny_adapter):

@@ -12,7 +12,7 @@ from erckit.prompts.tasks import GAP, Knowledge, Task, build_trees
 from erckit.prompts.tree import PromptTree, read_aloud, recent_emotions, unroll
 from erckit.prompts.wording import Piece, read_wording
 
-BRIEF = read_wording("brief")
+BRIEF, INSTRUCT = read_wording("brief"), read_wording("instruct")
 OLDEST, MIDDLE = "prompts without their oldest turns", "utterances without their middle"
 
 
@@ -42,7 +42,7 @@ def test_a_small_conversation_reads_as_it_should(task_of):
     assert read_aloud(prompt) == (
         "[CLS]emotions: joyful, mad, peaceful, neutral, sad, powerful, scared."
         " [Ada is mostly mad.] Ada: Hello? [Ben is new] Ben: Who is there? Ada: Me!"
-        " fact of turn 2 Ada was scared 2 turns ago. Ada says: Me! and feels"
+        " [fact of turn 2] before: scared 2 turns ago. emotion of Ada:"
     )
 
 
@@ -53,7 +53,7 @@ def test_speakers_of_one_utterance_are_introduced_each_and_share_their_recent_tu
 
     assert "[Cleo is new] Ada and Cleo: We both!" in read_aloud(tree.trunk)
     assert tree.branches[2].recent == (0,)
-    assert read_aloud(recent_emotions(tree.branches[2], {0: "sad"}, BRIEF)) == " Ada and Cleo was sad 2 turns ago."
+    assert read_aloud(recent_emotions(tree.branches[2], {0: "sad"}, BRIEF)) == " before: sad 2 turns ago."
 
 
 def test_segments_of_a_long_conversation_repeat_a_window_less_the_asked_turn(task_of):
@@ -70,13 +70,17 @@ def test_a_long_utterance_loses_its_middle_everywhere_and_is_counted(task_of):
     losses: Counter[str] = Counter()
     text = "Listen. " + "la " * 200 + "And so we left."
     task = task_of(max_tokens=150, biography_tokens=0, fact_tokens=0, window=1)
-    ((tree,)) = build(talk(text), task, losses)
+    (tree,) = build(talk(text), task, losses)
 
     start, gap, end = read_aloud(tree.trunk).partition(" Ada: ")[2].partition(GAP)
     assert gap and text.startswith(start) and text.endswith(end) and start.startswith("Listen.")
     assert 25 < task.tokens.count([Piece(start + gap + end)]) <= 50
-    assert f"{start}{gap}{end} and feels" in read_aloud(tree.branches[0].question)
     assert losses[MIDDLE] == 1 and losses[OLDEST] == 0
+
+    repeating = task_of(wording=INSTRUCT, max_tokens=300, biography_tokens=0, fact_tokens=0, window=1)
+    (tree,) = build(talk(text), repeating)
+    asked = read_aloud(tree.branches[0].question).partition('saying "')[2].partition('"')[0]
+    assert GAP in asked and asked in read_aloud(tree.trunk)
 
 
 @pytest.mark.parametrize("budget", [1, 9, 12])

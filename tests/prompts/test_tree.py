@@ -64,7 +64,7 @@ def test_an_unrolled_branch_holds_nothing_after_its_utterance_nor_of_other_branc
 @pytest.mark.parametrize(
     ("wording", "told"),
     [
-        (BRIEF, " Ada was mad 1 turn ago, joyful 2 turns ago, sad 7 turns ago."),
+        (BRIEF, " before: mad 1 turn ago, joyful 2 turns ago, sad 7 turns ago."),
         (INSTRUCT, "\nRecent emotions of Ada: 1 turn ago mad, 2 turns ago joyful, 7 turns ago sad."),
     ],
 )
@@ -78,7 +78,7 @@ def test_recent_emotions_stand_between_facts_and_question():
     asked = branch(9, recent=(8,))
 
     shown = read_aloud(unroll(PromptTree("d", 0, (), (asked,)), asked, {8: "mad"}, BRIEF))
-    assert shown == "<fact 9> Ada was mad 1 turn ago.<question 9>"
+    assert shown == "<fact 9> before: mad 1 turn ago.<question 9>"
 
 
 @given(st.dictionaries(st.integers(0, 12), st.sampled_from(["mad", "sad"])))
@@ -87,7 +87,7 @@ def test_only_emotions_of_recent_turns_are_told_and_only_known_ones(emotions):
     known = [f"{emotions[turn]} {9 - turn} turn{'s' * (turn < 8)} ago" for turn in (8, 5, 1) if turn in emotions]
 
     told = read_aloud(recent_emotions(asked, emotions, BRIEF))
-    assert told == (f" Ada was {', '.join(known)}." if known else "")
+    assert told == (f" before: {', '.join(known)}." if known else "")
 
 
 def test_gold_emotions_are_those_of_all_labelled_branches_by_dialogue():

@@ -68,9 +68,9 @@ def test_leaving_a_dialogue_out_equals_never_having_read_it(sample, train, vecto
     for dialogue, others, rest in one_left_out(train, vectors):
         without = biographer_of(sample, others, rest)
         for speaker in (speaker.name for speaker in sample[1]):
-            assert biographer.general(speaker, without=dialogue.id) == [
-                fact.text for fact in without.write_facts(speaker) if fact.general
-            ]
+            facts = without.write_facts(speaker)
+            expected = [fact.text for fact in facts if fact.general] if facts else None
+            assert biographer.general(speaker, without=dialogue.id) == expected
             for query in queries:
                 found = biographer.nearest(speaker, query, 3, without=dialogue.id)
                 assert found == without.nearest(speaker, query, 3, without="no dialogue")
@@ -89,7 +89,8 @@ def test_the_store_finds_what_the_biographer_finds_with_nothing_left_out(sample,
 
     assert len(store) > 100
     for speaker in sample[1]:
-        known = [fact.text for fact in store.facts_of(speaker.id) if fact.general]
+        facts = store.facts_of(speaker.id)
+        known = [fact.text for fact in facts if fact.general] if facts else None
         assert known == biographer.general(speaker.name, without="no dialogue")
         for query in draw_vectors(5, seed=4):
             found = store.search(query, 3, speaker=speaker.id)
@@ -249,5 +250,5 @@ def test_a_stranger_has_no_facts(sample, train, biographer):
     assert strangers and not any(speaker.seen for speaker in sample[1] if speaker.name in strangers)
     for name in strangers:
         assert biographer.write_facts(name) == []
-        assert biographer.general(name, without="none") == []
+        assert biographer.general(name, without="none") is None
         assert biographer.nearest(name, draw_vectors(1, 9)[0], 3, without="none") == []
