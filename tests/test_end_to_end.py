@@ -19,7 +19,7 @@ SPLITS, ASKED, SYSTEMS = ("train", "dev", "test"), ("dev", "test"), ("majority",
 WORDING = {f"wording/{name}.txt" for name in FIELDS}
 WRITTEN = {
     "ingest": {*(f"dialogues.{split}.jsonl" for split in SPLITS), "speakers.json", "labels.json", "corpus.json"},
-    "profiles": {"facts.jsonl", "index.faiss", "store.json"},
+    "profiles": {"facts.jsonl", "index.faiss", "store.json", "vectors.train.npy"},
     "prompts": {
         *(f"{split}.jsonl" for split in SPLITS),
         *(f"export/{split}.{form}.jsonl" for split in SPLITS for form in ("completions", "messages")),
@@ -107,7 +107,7 @@ def test_the_command_makes_all_files_once(erckit, folder, kind):
     assert files_of(folder / "talk") == before
 
     said = erckit(kind)
-    assert [line.split(":")[0] for line in said if not line.startswith("  note:")] == list(STAGES)
+    assert [line.split(":")[0] for line in said if not line.startswith("  ")] == list(STAGES)
     assert not said[-1].endswith("up to date")
     files = files_of(folder / "talk")
     assert files.keys() == expected_files((1,))
@@ -148,7 +148,7 @@ def test_several_seeds_share_all_but_what_is_random(erckit, folder):
     before = files_of(moved)
     said = erckit("phi3", "--set", "name=moved", "--seeds", "2")
 
-    done = [line.split(":")[0] for line in said if not line.endswith("up to date") and not line.startswith("  note:")]
+    done = [line.split(":")[0] for line in said if not line.endswith("up to date") and not line.startswith("  ")]
     assert done == [*(f"{name} (seed 2)" for name, stage in STAGES.items() if stage.seeded), "report"]
     after = files_of(moved)
     assert after.keys() == expected_files((1, 2))

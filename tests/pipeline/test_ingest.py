@@ -16,7 +16,7 @@ def test_a_change_of_a_shipped_alias_table_makes_ingest_stale(begin, tmp_path, m
 
     with (tables / "meld.yaml").open("a") as file:
         file.write("Ross: [Dr. Geller]\n")
-    assert state("ingest", config, run) == Stale("its wording or method changed")
+    assert state("ingest", config, run) == Stale("its wording, model or method changed")
 
 
 def test_the_shipped_tables_do_not_matter_to_a_user_s_own(begin, tmp_path):
