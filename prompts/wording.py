@@ -84,7 +84,10 @@ def read_wording(name: str) -> Wording:
         file = folder / f"{template}.txt"
         if not file.is_file():
             raise DataError(f"{file}: missing. A wording has the files {', '.join(f'{name}.txt' for name in FIELDS)}.")
-        templates[template] = file.read_text(encoding="utf-8").removesuffix("\n")
+        try:
+            templates[template] = file.read_text(encoding="utf-8").removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: expected UTF-8, found other bytes ({error.reason}). Mend the file.") from error
         _check_fields(templates[template], allowed, file)
     return Wording(templates)
 

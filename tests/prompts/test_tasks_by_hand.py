@@ -42,7 +42,7 @@ def test_a_small_conversation_reads_as_it_should(task_of):
     assert read_aloud(prompt) == (
         "[CLS]emotions: joyful, mad, peaceful, neutral, sad, powerful, scared."
         " [Ada is mostly mad.] Ada: Hello? [Ben is new] Ben: Who is there? Ada: Me!"
-        " [fact of turn 2] before: scared 2 turns ago. emotion of Ada:"
+        " [fact of turn 2] before: scared 2 turns ago. Ada says: Me! and feels"
     )
 
 

@@ -154,6 +154,12 @@ def test_an_unknown_name_is_told_the_known_ones(name, tmp_path, monkeypatch: pyt
         read_wording(name)
 
 
+def test_a_file_that_is_no_utf_8_is_named(own_folder):
+    (own_folder / "fact.txt").write_bytes(b"\xff{fact}")
+    with pytest.raises(DataError, match=r"fact\.txt: expected UTF-8, found other bytes \(.*\)\. Mend the file\."):
+        read_wording(str(own_folder))
+
+
 def test_braces_that_are_text_may_be_written(own_folder):
     spoil(own_folder / "fact.txt", " {{{fact}}}\n")
 
