@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from .processes import is_helper
+
 T = TypeVar("T")
 
 _NOISY = (
@@ -17,7 +19,9 @@ _NOISY = (
 
 
 def say(line: str) -> None:
-    """Write one line to stdout at once, also where stdout is a pipe."""
+    """Write one line to stdout at once, also where stdout is a pipe. Of processes that work together, one speaks."""
+    if is_helper():
+        return
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -29,6 +33,9 @@ def progress(
 
     Nothing is shown in the first `quiet_seconds`, then at most one line every `interval` seconds.
     """
+    if is_helper():
+        yield from iterable
+        return
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -19,6 +19,7 @@ from .config import Config, dump_config
 from .console import format_memory, format_seconds, say
 from .manifest import MANIFEST, STARTED, begin_folder, explain_difference, key_of, list_outputs, recorded_outputs
 from .measure import package_versions, peak_gpu_memory_mib, peak_memory_mib, reset_peak_memory
+from .processes import count_processes, is_helper
 from .stages import STAGES
 
 INERT = {"train": {"report_to"}}
@@ -65,8 +66,19 @@ class Stale:
 def run_stages(config: Config, run: Run, first: str = next(iter(STAGES)), last: str = next(reversed(STAGES))) -> None:
     """Bring the stages from `first` to `last` up to date, in table order, seeded ones for each seed of the run.
 
+    Of several processes that were started together, the first does all of this, and the others share its training.
     Raises RunError where a stage before `first` is not fresh, or where another process works in the folder.
     """
+    if count_processes() > 1 and not first == last == "train":
+        raise RunError(
+            f"{count_processes()} processes were started, and they can share training only. Use `erckit run CONFIG "
+            "--to baselines` by itself, then `accelerate launch --num_processes N -m erckit.pipeline.cli train CONFIG`."
+        )
+    if is_helper():
+        for one in _runs("train", run):
+            if isinstance(state("train", config, one), Stale):
+                _module("train").run(config.model_copy(update={"seed": one.seed}), one)
+        return
     before, names = split_plan(config, first, last)
     for name in names:
         list(_foreign_files(name, config))  # a missing corpus or adapter is better known now than in some hours

@@ -1,6 +1,5 @@
 """Train: LoRA on the language model through TRL; the adapter with the best dev W-F1 is kept."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from ..artefacts import load_labels, load_trees, load_wording
 from ..backbone import choose_device, choose_dtype, load_model, load_tokenizer, lora, mixes_precision
 from ..config import Config
 from ..loss import class_weights
+from ..processes import count_processes, is_helper
 from ..run import Run
 
 if TYPE_CHECKING:
@@ -31,12 +31,15 @@ def fingerprint(config: Config) -> str:
 def run(config: Config, run: Run) -> str:
     trainer = build_trainer(config, run)
     trainer.train(resume_from_checkpoint=find_checkpoint(run.path("train", "checkpoints")))
+    best, step = trainer.state.best_metric, trainer.state.best_global_step
+    summary = f"adapter with dev W-F1 {best:.2f}, from step {step:,}, on {backbone.precision(config.model)}"
+    if is_helper():
+        return summary
     save_adapter(trainer.model, run.path("train", "adapter"), config, trainer.prompts.labels, trainer.prompts.wording)
     # The entry of how fast it went is left out: the manifest says that, and the log can be made again.
     log = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
     write_json_lines(run.path("train", "log.jsonl"), log)
-    best, step = trainer.state.best_metric, trainer.state.best_global_step
-    return f"adapter with dev W-F1 {best:.2f}, from step {step:,}, on {backbone.precision(config.model)}"
+    return summary
 
 
 def find_checkpoint(folder: Path) -> str | None:
@@ -87,11 +90,6 @@ def build_trainer(config: Config, run: Run) -> "ErcTrainer":
         row_tokens=settings.row_tokens,
         oracle=config.prompts.recent_emotions == "gold",
     )
-
-
-def count_processes() -> int:
-    """Return how many processes train together (`accelerate launch`)."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def build_arguments(config: Config, run: Run, rows: int, rows_per_step: int) -> "SFTConfig":

@@ -99,9 +99,7 @@ def test_a_packing_that_asks_something_else_is_noticed(prepare, monkeypatch):
     prompts.prove()
     right = TreeTokens.branch
     monkeypatch.setattr(TreeTokens, "branch", lambda tree, place, told: right(tree, place, told)[1:])
-    with pytest.raises(
-        DataError, match=r"^d\d+-\d: packed, the answer follows on '.*', expected '.*emotions: .* says"
-    ):
+    with pytest.raises(DataError, match=r"^d\d+-\d: packed, the answer follows on '.*', expected '.*emotions: .* says"):
         prompts.prove()
 
 

@@ -1,11 +1,12 @@
-"""Two processes that train together take the step that one process takes."""
+"""Two processes that train together take the step that one process takes, and leave the same files."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
+import pytest
 import torch
+from erckit.pipeline.run import RunError, run_stages
 
 STEP = """
 import sys
@@ -25,25 +26,45 @@ for name, parameter in trainer.model.named_parameters():
 trainer.train()
 if trainer.accelerator.is_main_process:
     torch.save({name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}, out)
-    print("rows of a step and process:", trainer.args.gradient_accumulation_steps, file=sys.stderr)
 """
 SETTINGS = ["train.class_weights=inverse", "train.batch_size=8", "train.together=2", "train.max_gradient_norm=1e9"]
+
+
+def launch(processes: int, *arguments: object) -> str:
+    """Run a script or module in so many processes. Returns what they write to stdout."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command += [str(argument) for argument in arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def test_two_processes_take_the_step_of_one(eight_examples, tiny_config, tmp_path):
     script = tmp_path / "step.py"
     script.write_text(STEP, encoding="utf-8")
+    settings = [*SETTINGS, "train.row_tokens=1"]  # as many rows as there are visits
     weights = {}
     for processes in (1, 2):
-        config, run = eight_examples(*SETTINGS, "train.row_tokens=1")
-        out = tmp_path / f"{processes}.pt"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command += [str(script), str(run.folder), str(out), str(tiny_config), *SETTINGS, "train.row_tokens=1"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        weights[processes] = torch.load(out, weights_only=True)
-        assert Path(run.path("train", "checkpoints")).is_dir()
+        _, run = eight_examples(*settings)
+        launch(processes, script, run.folder, tmp_path / f"{processes}.pt", tiny_config, *settings)
+        weights[processes] = torch.load(tmp_path / f"{processes}.pt", weights_only=True)
     assert len(weights[1]) == len(weights[2]) > 10
     for name, expected in weights[1].items():
-        torch.testing.assert_close(weights[2][name.removeprefix("module.")], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(weights[2][name], expected, atol=1e-5, rtol=0)
+
+
+def test_the_command_trains_in_two_processes_and_one_of_them_speaks(begin, tiny_config):
+    _, run = begin()
+    options = [tiny_config, "--runs", run.folder.parent, "--set", f"name={run.folder.name}"]
+    said = launch(2, "-m", "erckit.pipeline.cli", "train", *options)
+    assert [line.split(":")[0].split(",")[0] for line in said.splitlines()] == ["  epoch 1.00", "train"]
+    assert run.path("train", "adapter", "adapter_model.safetensors").is_file()
+    assert launch(2, "-m", "erckit.pipeline.cli", "train", *options) == "train: up to date\n"
+
+
+def test_stages_that_processes_cannot_share_are_refused(begin, tiny_config, monkeypatch):
+    config, run = begin()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="^2 processes were started, and they can share training only. Use `erckit run"):
+        run_stages(config, run)
