@@ -25,14 +25,13 @@ SAMPLES, SAMPLE_BYTES = 64, 1 << 16
 
 
 def load_tokenizer(config: ModelConfig) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer, padding on the left, so that every prompt ends where its answer begins."""
+    """Load the tokenizer; nothing is padded here, but TRL asks for a token to do it with."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(locate(config.name), **_source(config))
     except (OSError, ValueError) as error:
         raise _not_loaded(config, error) from error
-    tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

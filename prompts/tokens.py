@@ -26,7 +26,7 @@ class PieceTokenizer:
     """
 
     def __init__(self, tokenizer: Any, labels: LabelSet, wording: Wording, *, chat: bool) -> None:
-        self.tokenizer, self.pad = tokenizer, tokenizer.pad_token_id
+        self.tokenizer = tokenizer
         self.opening, self.closing, ending = _read_chat_template(tokenizer) if chat else _base_pieces(tokenizer)
         added = tokenizer.added_tokens_decoder.items()
         self._control = {id for id, token in added if len(token.content.strip()) > 1} - {tokenizer.unk_token_id}

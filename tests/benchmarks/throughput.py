@@ -261,7 +261,7 @@ def generate(setting: Setting) -> Timing:
     setting.model.set_attn_implementation("sdpa")
     prompts = sorted((setting.tokens.ids(prompt) for prompt, _ in setting.prompts()), key=len)
     batches = [prompts[start : start + 16] for start in range(0, len(prompts), 16)]
-    pad, tokens = setting.tokens.pad, 0
+    pad, tokens = setting.tokens.tokenizer.pad_token_id, 0
 
     def answer(batch: list[list[int]]) -> int:
         width = max(map(len, batch))

@@ -158,11 +158,11 @@ def test_a_model_that_cannot_be_loaded_is_named(tmp_path, load, name, where):
         load(Model(name=name, device="cpu"))
 
 
-def test_prompts_are_padded_on_the_left_with_a_token_that_exists(load_tiny, tiny_tokenizer, tmp_path):
+def test_a_tokenizer_without_a_padding_token_takes_its_last(load_tiny, tiny_tokenizer, tmp_path):
     tokenizer = tiny_tokenizer("llama")
     bare = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token=tokenizer.eos_token)
     bare.save_pretrained(tmp_path)
     load_tiny("llama").model.config.save_pretrained(tmp_path)
 
     loaded = load_tokenizer(Model(name=str(tmp_path)))
-    assert (loaded.padding_side, loaded.pad_token_id) == ("left", tokenizer.eos_token_id)
+    assert loaded.pad_token_id == tokenizer.eos_token_id
