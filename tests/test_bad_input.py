@@ -84,10 +84,8 @@ def test_a_wording_in_another_encoding(refuse, config, tmp_path):
     read_wording("brief").write(tmp_path / "wording")
     (tmp_path / "wording" / "question.txt").write_bytes("Und {speaker}? Fühlt".encode("latin-1"))
     message = refuse("run", config, "--set", f"prompts.template={tmp_path / 'wording'}")
-    assert message == (
-        "expected UTF-8, found other bytes (invalid start byte) in b'Und {speaker}? F\\xfchlt'. "
-        "Save the file they stand in as UTF-8."
-    )
+    file = tmp_path / "wording" / "question.txt"
+    assert message == f"{file}: expected UTF-8, found other bytes (invalid start byte). Mend the file."
 
 
 def test_runs_that_are_to_lie_in_a_file(refuse, config, tmp_path):
