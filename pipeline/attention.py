@@ -83,7 +83,7 @@ class Layout:
         seen = torch.from_numpy(part.seen).to(self.device)
         positions = torch.from_numpy(part.positions).to(self.device)
         keys = torch.arange(part.known + len(positions), device=self.device)
-        visible = _in_stretches(keys, seen.unbind(1))
+        visible = _in_stretches(keys, [bound.unsqueeze(1) for bound in seen.unbind(1)])
         if window is not None:
             key_positions = torch.cat([keys[: part.known], positions])
             visible &= key_positions > (positions.unsqueeze(1) - window)
@@ -105,7 +105,7 @@ class Layout:
         stretches = torch.cat(shifted).to(self.device).unbind(1)
 
         def visible(batch: Any, head: Any, query: Any, key: Any) -> Any:
-            inside = _in_stretches(key, [bound[query] for bound in stretches], stretched=False)
+            inside = _in_stretches(key, [bound[query] for bound in stretches])
             near = self.positions[key] > self.positions[query] - window if window is not None else True
             return inside & near
 
@@ -128,10 +128,9 @@ def _attend_plainly(query: Any, key: Any, value: Any, mask: torch.Tensor, scalin
     return torch.bmm(scores.softmax(dim=-1), value[0]).reshape(query.shape)
 
 
-def _in_stretches(key: Any, bounds: Sequence[Any], stretched: bool = True) -> Any:
-    """Whether a key lies in one of the three stretches; with `stretched`, of every key for every row of bounds."""
-    starts_stops = [bound.unsqueeze(1) if stretched else bound for bound in bounds]
-    (a, b), (c, d), (e, f) = zip(starts_stops[::2], starts_stops[1::2], strict=True)
+def _in_stretches(key: Any, bounds: Sequence[Any]) -> Any:
+    """Whether a key lies in one of the three stretches, by their beginnings and ends in turn."""
+    a, b, c, d, e, f = bounds
     return ((key >= a) & (key < b)) | ((key >= c) & (key < d)) | ((key >= e) & (key < f))
 
 
@@ -156,6 +155,17 @@ def packed_attention(
     return layout.attend(module, query, key, value, scaling, sliding_window), None
 
 
+def packed_logits(model: Any, layout: Layout, places: Sequence[int]) -> torch.Tensor:
+    """Return the logits at some places of a row and nowhere else, shape (places, vocabulary)."""
+    return model(
+        input_ids=layout.ids.unsqueeze(0),
+        position_ids=layout.positions.unsqueeze(0),
+        logits_to_keep=torch.tensor(places, device=layout.device),
+        use_cache=False,
+        layout=layout,
+    ).logits[0]
+
+
 def use_packed_attention(model: Any) -> None:
     """Have a model compute its attention packed, once it is shown that this changes no answer.
 
@@ -171,16 +181,8 @@ def use_packed_attention(model: Any) -> None:
         prompts = [torch.tensor([unpack(part, branch)], device=model.device) for branch in range(len(branches))]
         expected = torch.cat([model(prompt, use_cache=False).logits[:, -1] for prompt in prompts])
         model.set_attn_implementation(PACKED)
-        layout = Layout([part], model.device)
-        places = torch.tensor([decided[()] for decided in part.asked], device=model.device)
         try:
-            found = model(
-                input_ids=layout.ids.unsqueeze(0),
-                position_ids=layout.positions.unsqueeze(0),
-                logits_to_keep=places,
-                use_cache=False,
-                layout=layout,
-            ).logits[0]
+            found = packed_logits(model, Layout([part], model.device), [decided[()] for decided in part.asked])
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise _not_packable(model, f"it stops with {type(error).__name__}: {error}") from error
     model.train(training)

@@ -43,7 +43,7 @@ def load_model(config: ModelConfig) -> "PreTrainedModel":
     Raises ConfigError where a 4-bit model is asked for and no CUDA device is there, DataError where it is not found or
     cannot take packed prompts.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from .attention import use_packed_attention
 
@@ -53,7 +53,7 @@ def load_model(config: ModelConfig) -> "PreTrainedModel":
         _require_cuda(device)
         options |= {"quantization_config": quantization(config), "device_map": {"": device}}
     try:
-        architecture = AutoConfig.from_pretrained(locate(config.name), **_source(config))
+        architecture = _load_architecture(config)
         if config.name == EMBEDDED:
             architecture.update({"is_decoder": True, "attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0})
         _stop_attention_dropout(architecture)
@@ -164,18 +164,21 @@ def precision(config: ModelConfig) -> str:
 
 def check_positions(config: ModelConfig, max_tokens: int) -> None:
     """Raise ConfigError where prompts may be longer than the model has positions."""
-    from transformers import AutoConfig
-
-    try:
-        architecture = AutoConfig.from_pretrained(locate(config.name), **_source(config))
-    except (OSError, ValueError) as error:
-        raise _not_loaded(config, error) from error
-    positions = getattr(architecture, "max_position_embeddings", None)
+    positions = getattr(_load_architecture(config), "max_position_embeddings", None)
     if positions is not None and max_tokens > positions:
         raise ConfigError(
             f"prompts.max_tokens is {max_tokens:,}, and model {config.name!r} has {positions:,} positions. "
             f"Set prompts.max_tokens to {positions:,} at most."
         )
+
+
+def _load_architecture(config: ModelConfig) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(locate(config.name), **_source(config))
+    except (OSError, ValueError) as error:
+        raise _not_loaded(config, error) from error
 
 
 def locate(name: str) -> str:

@@ -8,6 +8,7 @@ a resumed run sees the same.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -70,13 +71,14 @@ class TrainingPrompts:
         self._examples = [(tree, place) for tree, branches in enumerate(places) for place in branches]
         counts = Counter(self._branch(example).label for example in range(len(self._examples)))
         self.counts = {label: counts[label] for label in labels}
-        self._sizes = self._measure()
+        everything = range(len(self._examples))
+        self._by_tree = [
+            list(group) for _, group in groupby(everything, key=lambda example: self._examples[example][0])
+        ]
+        self._sizes = [self._measure(example) for example in everything]
+        # Forward passes of an optimiser step, over all processes; the same in every step of every epoch.
+        self.rows_per_step = self._count_rows(self._plan_steps(0))
         self.start_epoch(0, None)
-
-    @property
-    def rows_per_step(self) -> int:
-        """How many forward passes an optimiser step has, over all processes; the same in every step."""
-        return self._rows_per_step
 
     def __len__(self) -> int:
         """The number of rows of an epoch, the same in all of them."""
@@ -86,9 +88,7 @@ class TrainingPrompts:
         self._epoch = epoch
         self._errors = confusion_errors(confusion, list(self.counts.values()))
         steps = self._plan_steps(epoch)
-        if epoch == 0:
-            self._rows_per_step = self._count_rows(steps)
-        self._rows = [row for step in steps for row in _share_out(step, self._cost, self._rows_per_step)]
+        self._rows = [row for step in steps for row in _share_out(step, self._cost, self.rows_per_step)]
 
     def row(self, place: int) -> Row:
         """Return a row of this epoch."""
@@ -98,7 +98,8 @@ class TrainingPrompts:
             for example in visit:
                 label = str(self._branch(example).label)
                 answer = self.tokens.answers[label]
-                tree, branch = self._trees[self._examples[example][0]], self._examples[example][1]
+                number, branch = self._examples[example]
+                tree = self._trees[number]
                 ids = tree.branch(branch, self._told(example))
                 branches.append((tree.after(branch), ids, find_leaves([answer], self.tokens.choices)))
                 labels.append(label)
@@ -156,18 +157,11 @@ class TrainingPrompts:
         tree, last = self._examples[visit[-1]]
         return self._trees[tree].after(last) + sum(self._sizes[example] for example in visit)
 
-    def _measure(self) -> list[int]:
-        """Return the number of tokens of every example's branch; and gather the examples of each tree."""
-        self._by_tree: list[list[int]] = []
-        sizes, last = [], None
-        for example, (tree, place) in enumerate(self._examples):
-            branch, gold = self._branch(example), self._gold[self._trees[tree].tree.dialogue]
-            sizes.append(len(self._trees[tree].branch(place, gold)) + len(self.tokens.answers[str(branch.label)]) - 1)
-            if tree != last:
-                self._by_tree.append([])
-            self._by_tree[-1].append(example)
-            last = tree
-        return sizes
+    def _measure(self, example: int) -> int:
+        """Return the number of tokens of an example's branch, every recent emotion told."""
+        number, place = self._examples[example]
+        tree, answer = self._trees[number], self.tokens.answers[str(self._branch(example).label)]
+        return len(tree.branch(place, self._gold[tree.tree.dialogue])) + len(answer) - 1
 
     def _branch(self, example: int) -> Branch:
         tree, place = self._examples[example]

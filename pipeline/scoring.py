@@ -45,7 +45,7 @@ def answer_log_likelihoods(
     """
     import torch
 
-    from .attention import Layout
+    from .attention import Layout, packed_logits
 
     layout = Layout(parts, next(model.parameters()).device, caches)
     places: list[int] = []
@@ -61,13 +61,7 @@ def answer_log_likelihoods(
                 passed = [depth for depth in range(len(answer)) if answer[:depth] in choices]
                 terms += [(count, rows[answer[:d]], choices[answer[:d]].index(answer[d])) for d in passed]
                 count += 1
-    logits = model(
-        input_ids=layout.ids.unsqueeze(0),
-        position_ids=layout.positions.unsqueeze(0),
-        logits_to_keep=torch.tensor(places, device=layout.device),
-        use_cache=False,
-        layout=layout,
-    ).logits[0]
+    logits = packed_logits(model, layout, places)
     widest = max(map(len, allowed))
     tokens = torch.tensor([[*choice, *[-1] * (widest - len(choice))] for choice in allowed], device=logits.device)
     chosen = logits.float().gather(1, tokens.clamp(min=0)).masked_fill(tokens < 0, float("-inf"))
@@ -168,7 +162,6 @@ class _Conversation:
         self._own = gold is None
         self._emotions = dict((gold or {}).get(branches[0][0].dialogue, {}))
         self._leaves = find_leaves(tokens.answers.values(), tokens.choices)
-        self._heard = 0
 
     @property
     def has_ended(self) -> bool:
@@ -178,20 +171,22 @@ class _Conversation:
         """Return the part of the tree that is to be computed next, and have `cache` hold what is known of its trunk."""
         from .attention import TrunkCache
 
-        tree, place = self._branches[self._heard]
+        tree, first = self._branches[len(self.answers)]
         if self._tree is None or self._tree.tree is not tree:
             self._tree, self.cache = TreeTokens(tree, self.tokens, self._wording), TrunkCache()
         known = self.cache.known if self.cache else 0
         asked: list[tuple[int, list[int], list[Leaf]]] = []
-        size = 0
-        while place + len(asked) < len(tree.branches) and self._is_known(tree, place, place + len(asked)):
-            after = self._tree.after(place + len(asked))
-            ids = self._tree.branch(place + len(asked), self._emotions)
+        size, open_turns = 0, set[int]()
+        for place, branch in enumerate(tree.branches[first:], start=first):
+            after, ids = self._tree.after(place), self._tree.branch(place, self._emotions)
             size += len(ids) + sum(map(len, self._leaves))
-            if asked and after - known + size > self.row_tokens:
+            # What its own answers are told waits for them; the first question always has all that it is told.
+            if not open_turns.isdisjoint(branch.recent) or (asked and after - known + size > self.row_tokens):
                 break
             asked.append((after, ids, self._leaves))
-        if place + len(asked) == len(tree.branches) and not known:
+            if self._own:
+                open_turns.add(branch.turn)
+        if first + len(asked) == len(tree.branches) and not known:
             self.cache = None  # nothing of this tree is needed again
         return lay_out(self._tree.trunk, asked, known=known)
 
@@ -200,20 +195,14 @@ class _Conversation:
         if self.cache is not None:
             self.cache.known += part.trunk
         for row in log_p.exp().tolist():
-            tree, place = self._branches[self._heard]
+            tree, place = self._branches[len(self.answers)]
             branch = tree.branches[place]
             prompt = unroll(tree, branch, self._emotions, self._wording)
             label = max(zip(row, self.tokens.answers, strict=True), key=lambda pair: pair[0])[1]
             if self._own:
                 self._emotions[branch.turn] = label
-            self._heard += 1
             self.answers.append(Answer(tree.dialogue, branch, label, tuple(row), prompt))
             yield self.answers[-1]
-
-    def _is_known(self, tree: PromptTree, first: int, place: int) -> bool:
-        """Whether no recent emotion of a branch is an answer to one of the branches asked together with it."""
-        together = {branch.turn for branch in tree.branches[first:place]}
-        return not self._own or together.isdisjoint(tree.branches[place].recent)
 
 
 def _group_by_dialogue(trees: Iterable[PromptTree]) -> Iterator[list[tuple[PromptTree, int]]]:

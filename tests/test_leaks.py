@@ -78,6 +78,17 @@ def change_after(dialogue: Dialogue, turn: int, pool: list[Utterance], draw: ran
     return replace(dialogue, utterances=(*dialogue.utterances[: turn + 1], *later))
 
 
+def check_kept(before, run, until: dict[str, int]):
+    """Check that prompts up to a turn of each test dialogue, and all of train, are as before. Returns those of test."""
+    expected, found = shown(before, "test"), shown(run, "test")
+    kept = [(dialogue, turn) for dialogue, turn in expected if turn <= until[dialogue]]
+    assert len(kept) > 20
+    for place in kept:
+        assert found[place] == expected[place]
+    assert shown(run, "train") == shown(before, "train")
+    return expected, found
+
+
 @pytest.mark.parametrize(("settings", "seed"), [(WINDOW, 1), (SEGMENTS, 2), (SEGMENTS, 3)])
 def test_a_prompt_holds_nothing_of_what_comes_later_nor_of_other_dialogues(sample, before, tmp_path, settings, seed):
     draw = random.Random(seed)
@@ -94,12 +105,7 @@ def test_a_prompt_holds_nothing_of_what_comes_later_nor_of_other_dialogues(sampl
     }
     _, run = make_prompts(replace(sample, dialogues=changed), tmp_path, settings)
 
-    expected, found = shown(before[settings], "test"), shown(run, "test")
-    kept = [(dialogue, turn) for dialogue, turn in expected if turn <= until[dialogue]]
-    assert len(kept) > 20
-    for place in kept:
-        assert found[place] == expected[place]
-    assert shown(run, "train") == shown(before[settings], "train")
+    expected, found = check_kept(before[settings], run, until)
     assert sum(found.get(place) == expected[place] for place in expected) < len(expected) - 30  # it did change
 
 
@@ -126,12 +132,7 @@ def test_a_prompt_spells_no_name_as_later_turns_or_other_dialogues_do(sample, be
     }
     _, run = make_prompts(replace(sample, dialogues=respelt), tmp_path, settings)
 
-    expected, found = shown(before[settings], "test"), shown(run, "test")
-    kept = [(dialogue, turn) for dialogue, turn in expected if turn <= until[dialogue]]
-    assert len(kept) > 20
-    for place in kept:
-        assert found[place] == expected[place]
-    assert shown(run, "train") == shown(before[settings], "train")
+    _, found = check_kept(before[settings], run, until)
     assert any("A TOURIST" in text for text, _ in found.values())  # a stranger is spelt as the dialogue has it
 
 

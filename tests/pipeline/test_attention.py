@@ -8,7 +8,7 @@ import pytest
 import torch
 from erckit.data.errors import DataError
 from erckit.pipeline import attention
-from erckit.pipeline.attention import PACKED, Layout, TrunkCache, packed_attention, use_packed_attention
+from erckit.pipeline.attention import PACKED, Layout, TrunkCache, packed_attention, packed_logits, use_packed_attention
 from erckit.prompts.packing import Part, lay_out, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,13 +78,7 @@ def pack(model, parts, caches=()) -> torch.Tensor:
         for decided in part.asked
         for place in decided.values()
     ]
-    return model(
-        input_ids=layout.ids[None],
-        position_ids=layout.positions[None],
-        logits_to_keep=torch.tensor(places),
-        use_cache=False,
-        layout=layout,
-    ).logits[0]
+    return packed_logits(model, layout, places)
 
 
 def unroll(model, parts) -> torch.Tensor:
