@@ -26,6 +26,7 @@ def save_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
     card = {
         "erckit": __version__,
         "base_model": config.model.name,
+        "attention": config.model.attention,
         "revision": config.model.revision,
         "base_fingerprint": fingerprint(config.model),
         "made_on": precision(config.model),
@@ -56,8 +57,9 @@ def load_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
             f"those of {config.model.name!r} here. Set `model.name` to the adapter's base model, in the same form (hub "
             "name or folder), or train an adapter for this one."
         )
-    expected = {"labels": list(labels), "wording": wording.hash}
+    expected = {"attention": config.model.attention, "labels": list(labels), "wording": wording.hash}
     remedies = {
+        "attention": "Set `model.attention` to the adapter's, or train again.",
         "labels": "Labels and their order must be those of the corpus; train an adapter for this corpus.",
         "wording": "Set `prompts.template` to the adapter's wording (its folder `wording`), or train again.",
     }

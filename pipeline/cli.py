@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "prompts":
             stage.add_argument("--preview", type=_count, metavar="N", help="show N prompts")
             stage.set_defaults(command=_prompts)
+    ablate = _add_command(commands, "ablate", "run a configuration with one thing changed at a time, and compare")
+    ablate.add_argument("--variants", type=Path, metavar="FILE", help="what to change, as in pipeline/ablation.yaml")
+    ablate.set_defaults(command=_ablate)
     summary = "list the shipped configurations, or print one with all its keys"
     configs = commands.add_parser("configs", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
     configs.add_argument("config", nargs="?", metavar="CONFIG", help="print this one, to be saved and changed")
@@ -120,6 +123,15 @@ def _prompts(options: argparse.Namespace) -> None:
     if options.preview:
         module = importlib.import_module(STAGES["prompts"].module)
         say(module.preview(*_load(options), options.preview))
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    from .ablation import ablate, read_variants, write_table
+    from .console import say
+
+    variants = read_variants(options.variants)
+    _, run = _load(options)
+    say(write_table(ablate(options.config, options.overrides, run, variants)).rstrip())
 
 
 def _configs(options: argparse.Namespace) -> None:

@@ -46,6 +46,9 @@ class Model(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="number format of the weights"
     )
+    attention: Literal["causal", "utterance"] = Field(
+        default="causal", description="utterance: both ways within an utterance or a question, causal between them"
+    )
     quantization: Literal["none", "nf4"] = Field(default="none", description="nf4: the frozen weights in 4 bits")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the model runs")
     trust_remote_code: bool = Field(default=False, description="run code that comes with the model from the hub")

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..data.errors import DataError
 from ..data.labels import LabelSet
-from ..prompts.packing import Leaf, Part, TreeTokens, lay_out, unpack
+from ..prompts.packing import Leaf, Part, TreeTokens, unpack
 from ..prompts.tokens import PieceTokenizer
 from ..prompts.tree import Branch, PromptTree, gold_emotions, unroll
 from ..prompts.wording import Wording
@@ -59,14 +59,15 @@ class TrainingPrompts:
         tokens: PieceTokenizer,
         wording: Wording,
         *,
+        both_ways: bool,
         batches: Batches,
         noise: float,
         seed: int,
     ) -> None:
         self.labels, self.tokens, self.wording = labels, tokens, wording
-        self._noise, self._seed, self._batches = noise, seed, batches
+        self.both_ways, self._noise, self._seed, self._batches = both_ways, noise, seed, batches
         self._gold = gold_emotions(trees)
-        self._trees = [TreeTokens(tree, tokens, wording) for tree in trees]
+        self._trees = [TreeTokens(tree, tokens, wording, both_ways=both_ways) for tree in trees]
         places = [[place for place, branch in enumerate(tree.branches) if branch.label is not None] for tree in trees]
         self._examples = [(tree, place) for tree, branches in enumerate(places) for place in branches]
         counts = Counter(self._branch(example).label for example in range(len(self._examples)))
@@ -104,7 +105,7 @@ class TrainingPrompts:
                 branches.append((tree.after(branch), ids, find_leaves([answer], self.tokens.choices)))
                 labels.append(label)
                 answers.append(answer)
-            parts.append(lay_out(self._trees[self._examples[visit[0]][0]].trunk, branches))
+            parts.append(self._trees[self._examples[visit[0]][0]].lay_out(branches))
         return Row(tuple(parts), tuple(labels), tuple(answers))
 
     def prove(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ..prompts.packing import Leaf, Part, TreeTokens, lay_out
+from ..prompts.packing import Leaf, Part, TreeTokens
 from ..prompts.tokens import Choices, PieceTokenizer
 from ..prompts.tree import Branch, PromptTree, unroll
 from ..prompts.wording import Piece, Wording
@@ -80,6 +80,7 @@ def answer_trees(
     wording: Wording,
     trees: Iterable[PromptTree],
     *,
+    both_ways: bool,
     conversations: int,
     row_tokens: int,
     gold: Mapping[str, Mapping[int, str]] | None = None,
@@ -94,7 +95,7 @@ def answer_trees(
     A forward pass has at most `row_tokens` tokens, unless a single question needs more.
     """
     waiting = (
-        _Conversation(place, branches, tokens, wording, gold, row_tokens)
+        _Conversation(place, branches, tokens, wording, both_ways, gold, row_tokens)
         for place, branches in enumerate(_group_by_dialogue(trees))
     )
     ended: dict[int, list[Answer]] = {}
@@ -152,13 +153,14 @@ class _Conversation:
         branches: Sequence[tuple[PromptTree, int]],
         tokens: PieceTokenizer,
         wording: Wording,
+        both_ways: bool,
         gold: Mapping[str, Mapping[int, str]] | None,
         row_tokens: int,
     ) -> None:
         self.place, self.tokens, self.row_tokens = place, tokens, row_tokens
         self.answers: list[Answer] = []
         self.cache: TrunkCache | None = None
-        self._branches, self._wording, self._tree = branches, wording, None
+        self._branches, self._wording, self._both_ways, self._tree = branches, wording, both_ways, None
         self._own = gold is None
         self._emotions = dict((gold or {}).get(branches[0][0].dialogue, {}))
         self._leaves = find_leaves(tokens.answers.values(), tokens.choices)
@@ -173,7 +175,8 @@ class _Conversation:
 
         tree, first = self._branches[len(self.answers)]
         if self._tree is None or self._tree.tree is not tree:
-            self._tree, self.cache = TreeTokens(tree, self.tokens, self._wording), TrunkCache()
+            self._tree = TreeTokens(tree, self.tokens, self._wording, both_ways=self._both_ways)
+            self.cache = TrunkCache()
         known = self.cache.known if self.cache else 0
         asked: list[tuple[int, list[int], list[Leaf]]] = []
         size, open_turns = 0, set[int]()
@@ -188,7 +191,7 @@ class _Conversation:
                 open_turns.add(branch.turn)
         if first + len(asked) == len(tree.branches) and not known:
             self.cache = None  # nothing of this tree is needed again
-        return lay_out(self._tree.trunk, asked, known=known)
+        return self._tree.lay_out(asked, known=known)
 
     def hear(self, part: Part, log_p: "torch.Tensor") -> Iterator[Answer]:
         """Take in the scores of the branches that were asked, shape (branches, labels), one after the other."""

@@ -94,6 +94,7 @@ class ErcTrainer(SFTTrainer):
                 prompts.tokens,
                 prompts.wording,
                 self.dev,
+                both_ways=prompts.both_ways,
                 conversations=DEV_CONVERSATIONS,
                 row_tokens=self.row_tokens,
                 gold=self.gold,

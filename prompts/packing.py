@@ -3,6 +3,10 @@
 What a token sees is the union of three stretches of tokens: of the trunk, of its branch, and of its own leaf. A leaf
 is a beginning of an answer after which labels part (`prompts.tokens.find_choices`); it hangs from its branch like a
 branch from the trunk. Positions go on from where a stretch leaves the one before, as if the rest were not there.
+
+Attention is causal, or both ways within an utterance and within a branch up to its answer, and causal between them:
+what a bidirectional encoder, such as the embedded model, knows from its pre-training. Nothing of later utterances is
+seen either way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,8 +42,8 @@ class Part:
 class TreeTokens:
     """The token ids of one tree: its trunk once, its branches as they are asked."""
 
-    def __init__(self, tree: PromptTree, tokens: PieceTokenizer, wording: Wording) -> None:
-        self.tree, self._tokens, self._wording = tree, tokens, wording
+    def __init__(self, tree: PromptTree, tokens: PieceTokenizer, wording: Wording, *, both_ways: bool) -> None:
+        self.tree, self._tokens, self._wording, self._both_ways = tree, tokens, wording, both_ways
         pieces = [tokens.ids([piece]) for piece in tree.trunk]
         self.trunk = np.array([token for ids in pieces for token in ids], dtype=np.int64)
         self._ends = np.cumsum([0, *map(len, pieces)])
@@ -54,24 +58,35 @@ class TreeTokens:
         told = recent_emotions(branch, emotions, self._wording)
         return self._tokens.ids((*branch.facts, *told, *branch.question))
 
+    def lay_out(self, branches: Sequence[tuple[int, Sequence[int], Sequence[Leaf]]], *, known: int = 0) -> Part:
+        """Lay out the trunk and these branches (`lay_out`)."""
+        blocks = self._ends[list(self.tree.ends)] if self._both_ways else None
+        return lay_out(self.trunk, branches, known=known, blocks=blocks)
+
 
 def lay_out(
-    trunk: np.ndarray, branches: Sequence[tuple[int, Sequence[int], Sequence[Leaf]]], *, known: int = 0
+    trunk: np.ndarray,
+    branches: Sequence[tuple[int, Sequence[int], Sequence[Leaf]]],
+    *,
+    known: int = 0,
+    blocks: np.ndarray | None = None,
 ) -> Part:
     """Lay the trunk after its `known` tokens and then every branch with its leaves one after another.
 
     A branch is the number of trunk tokens that it sees, its ids, and its leaves. What no branch sees is left out.
+    With `blocks`, where the trunk's utterances end, ascending, attention is both ways within each and within a branch.
     """
     reach = max(after for after, _, _ in branches)
     ids: list[int] = trunk[known:reach].tolist()
     positions = list(range(known, reach))
-    seen = [(0, place + 1, 0, 0, 0, 0) for place in range(known, reach)]
+    stops = np.arange(known, reach) + 1 if blocks is None else blocks[np.searchsorted(blocks, positions, side="right")]
+    seen = [(0, stop, 0, 0, 0, 0) for stop in stops.tolist()]
     asked = []
     for after, branch, leaves in branches:
         start, stop = known + len(ids), known + len(ids) + len(branch)
         ids += branch
         positions += range(after, after + len(branch))
-        seen += [(0, after, start, place + 1, 0, 0) for place in range(start, stop)]
+        seen += [(0, after, start, place + 1 if blocks is None else stop, 0, 0) for place in range(start, stop)]
         decided: dict[Leaf, int] = {(): len(ids) - 1}
         for leaf in leaves:
             first, last = known + len(ids), known + len(ids) + len(leaf)

@@ -63,10 +63,10 @@ def build_trees(
     draft = _Draft(dialogue, knowledge, task, losses)
     plan = _plan_windows if task.history == "window" else _plan_segments
     for segment, (first, turns) in enumerate(plan(asked, draft)):
-        trunk, after = draft.trunk(first, turns[-1])
+        trunk, ends = draft.trunk(first, turns[-1])
         losses["prompts without their oldest turns"] += sum(first > draft.first_wanted(turn) for turn in turns)
-        branches = tuple(replace(draft.branch(turn), after=after[turn - first]) for turn in turns)
-        yield PromptTree(dialogue.id, segment, trunk, branches)
+        branches = tuple(replace(draft.branch(turn), after=ends[turn - first]) for turn in turns)
+        yield PromptTree(dialogue.id, segment, trunk, tuple(ends), branches)
 
 
 def _plan_windows(asked: Sequence[int], draft: "_Draft") -> Iterator[tuple[int, list[int]]]:
@@ -106,15 +106,15 @@ class _Draft:
 
     def trunk(self, first: int, last: int) -> tuple[tuple[Piece, ...], list[int]]:
         """Return the trunk of turns `first` to `last`, and the number of its pieces up to and with each turn."""
-        pieces, after, introduced = list(self.head), [], set[str]()
+        pieces, ends, introduced = list(self.head), [], set[str]()
         for turn in range(first, last + 1):
             for speaker in self.dialogue.utterances[turn].speakers:
                 if speaker not in introduced:
                     pieces += self._introduce(speaker)
                     introduced.add(speaker)
             pieces += self.utterances[turn]
-            after.append(len(pieces))
-        return tuple(pieces), after
+            ends.append(len(pieces))
+        return tuple(pieces), ends
 
     def branch(self, turn: int) -> Branch:
         """Return the branch of a turn; its `after` is still to be set."""

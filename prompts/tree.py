@@ -35,9 +35,12 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class PromptTree:
+    """One dialogue or segment. `ends` is the number of trunk pieces up to and with each utterance."""
+
     dialogue: str
     segment: int
     trunk: tuple[Piece, ...]
+    ends: tuple[int, ...]
     branches: tuple[Branch, ...]
 
 
@@ -88,6 +91,7 @@ def to_record(tree: PromptTree, wording: Wording) -> dict[str, Any]:
         "segment": tree.segment,
         "wording": wording.hash,
         "trunk": [_piece_to_json(piece) for piece in tree.trunk],
+        "ends": list(tree.ends),
         "branches": [
             {
                 "utterance": branch.utterance,
@@ -126,7 +130,7 @@ def from_record(record: Any, wording: Wording, source: str) -> PromptTree:
             for branch in record["branches"]
         )
         trunk = tuple(_piece_from_json(piece) for piece in record["trunk"])
-        return PromptTree(record["dialogue"], record["segment"], trunk, branches)
+        return PromptTree(record["dialogue"], record["segment"], trunk, tuple(record["ends"]), branches)
     except (KeyError, TypeError) as error:
         raise DataError(f"{source}: not a prompt tree ({error!r}). Run the prompts stage again.") from error
 

@@ -54,7 +54,7 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage(
         module="erckit.pipeline.stages.evaluate",
         sections=("evaluate",),
-        inputs=("predict/", "baselines/", "ingest/labels.json", "profiles/facts.jsonl"),
+        inputs=("predict/", "baselines/", "ingest/", "profiles/facts.jsonl"),
         seeded=True,
     ),
     "report": Stage(

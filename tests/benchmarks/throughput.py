@@ -30,7 +30,7 @@ from erckit.pipeline.measure import peak_memory_mib, reset_peak_memory
 from erckit.pipeline.run import Run, run_stages
 from erckit.pipeline.scoring import answer_log_likelihoods, answer_trees, find_leaves
 from erckit.pipeline.stages.train import build_arguments
-from erckit.prompts.packing import Part, TreeTokens, lay_out
+from erckit.prompts.packing import Part, TreeTokens
 from erckit.prompts.tokens import PieceTokenizer
 from erckit.prompts.tree import PromptTree, gold_emotions, read_aloud, unroll
 from erckit.prompts.wording import Piece, Wording
@@ -214,7 +214,14 @@ def train(setting: Setting) -> Timing:
 
     batches = Batches(STEP, 1 if setting.row == "b" else setting.config.train.together, ROW_TOKENS)
     prompts = TrainingPrompts(
-        setting.trees, setting.labels, setting.tokens, setting.wording, batches=batches, noise=0.3, seed=1
+        setting.trees,
+        setting.labels,
+        setting.tokens,
+        setting.wording,
+        both_ways=False,
+        batches=batches,
+        noise=0.3,
+        seed=1,
     )
     config = setting.config.model_copy(update={"train": setting.config.train.model_copy(update={"epochs": 1})})
     return time_training(
@@ -286,11 +293,10 @@ def answer_unrolled(setting: Setting) -> Timing:
     leaves = find_leaves(labels, choices)
     parts = []
     for tree in setting.trees:
-        packed = TreeTokens(tree, setting.tokens, setting.wording)
+        packed = TreeTokens(tree, setting.tokens, setting.wording, both_ways=False)
         for place in range(len(tree.branches)):
-            parts.append(
-                lay_out(packed.trunk, [(packed.after(place), packed.branch(place, gold[tree.dialogue]), leaves)])
-            )
+            branch = packed.branch(place, gold[tree.dialogue])
+            parts.append(packed.lay_out([(packed.after(place), branch, leaves)]))
     rows: list[list[Part]] = [[]]
     for part in parts:
         if sum(len(other.ids) for other in rows[-1]) + len(part.ids) > ROW_TOKENS:
@@ -319,6 +325,7 @@ def answer_packed(setting: Setting) -> Timing:
             setting.tokens,
             setting.wording,
             trees,
+            both_ways=False,
             conversations=setting.config.predict.conversations,
             row_tokens=ROW_TOKENS,
             gold=gold,

@@ -93,12 +93,18 @@ def test_an_adapter_for_something_else_is_refused(tiny_adapter):
     config, folder, _ = tiny_adapter
     model = load_model(config.model)
     other_model = config.model_copy(update={"model": config.model.model_copy(update={"name": "embedded"})})
+    both_ways = config.model_copy(update={"model": config.model.model_copy(update={"attention": "utterance"})})
     other_wording = Wording(dict(BRIEF.templates) | {"answer": "{label}"})
     refused = [
         (
             f"base_model {config.model.name!r}, whose files are others than those of 'embedded' here",
             "Set `model.name` to the adapter's base model, in the same form (hub name or folder), or train an adapter",
             (other_model, EMORYNLP, BRIEF),
+        ),
+        (
+            "attention 'causal', expected 'utterance'",
+            "Set `model.attention` to the adapter's, or train again.",
+            (both_ways, EMORYNLP, BRIEF),
         ),
         (
             f"labels {list(EMORYNLP)!r}, expected {list(MELD)!r}",

@@ -97,6 +97,34 @@ def test_logits_equal_those_of_unrolled_prompts(models, seed, count):
         torch.testing.assert_close(pack(packed, parts), unroll(own, parts), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["bert", "llama", "qwen3"])
+def test_both_ways_within_utterances_equals_the_model_with_a_mask_written_out(family):
+    """The mask by definition: what stands in an earlier stretch is seen, and of one's own all, but of an answer."""
+    own, generator = build(family), np.random.default_rng(8)
+    packed = copy.deepcopy(own)
+    packed.set_attn_implementation(PACKED)
+    trunk, ends, leaf = generator.integers(3, VOCABULARY, size=30), [7, 12, 13, 30], (5, 6)
+    branches = [(end, draw_ids(generator), [leaf]) for end in ends]
+    expected = []
+    with torch.no_grad():
+        for end, branch, _ in branches:
+            stretch = [sum(stop <= place for stop in ends) for place in range(end)] + [len(ends)] * len(branch)
+            prompt = torch.tensor([[*trunk[:end], *branch, *leaf]])
+            numbers = torch.tensor([*stretch, len(ends) + 1, len(ends) + 2])
+            visible = numbers[None, :] <= numbers[:, None]
+            mask = torch.zeros(visible.shape).masked_fill(~visible, float("-inf"))[None, None]
+            logits = own(prompt, attention_mask=mask, use_cache=False).logits[0]
+            expected += [logits[-len(leaf) - 1], logits[-1]]
+        whole = pack(packed, [lay_out(trunk, branches, blocks=np.array(ends))])
+        torch.testing.assert_close(whole, torch.stack(expected), atol=1e-4, rtol=0)
+        cache, grown = TrunkCache(), []
+        for branch in branches:
+            part = lay_out(trunk, [branch], known=cache.known, blocks=np.array(ends))
+            grown.append(pack(packed, [part], [cache]))
+            cache.known += part.trunk
+        torch.testing.assert_close(torch.cat(grown), whole, atol=1e-4, rtol=0)
+
+
 def test_a_gradient_step_equals_that_of_unrolled_prompts(models):
     generator = np.random.default_rng(3)
     parts = [draw_part(generator) for _ in range(3)]

@@ -24,10 +24,17 @@ def talks(load_tiny, talk, make_trees):
 
 @pytest.fixture(scope="module")
 def prepare(talks):
-    def make(batches=MIXED, noise=0.0, seed=3) -> TrainingPrompts:
+    def make(batches=MIXED, noise=0.0, seed=3, both_ways=False) -> TrainingPrompts:
         parts = talks.parts
         return TrainingPrompts(
-            talks.trees, parts.labels, parts.tokens, parts.wording, batches=batches, noise=noise, seed=seed
+            talks.trees,
+            parts.labels,
+            parts.tokens,
+            parts.wording,
+            both_ways=both_ways,
+            batches=batches,
+            noise=noise,
+            seed=seed,
         )
 
     return make
@@ -45,7 +52,14 @@ def test_an_epoch_asks_the_unrolled_prompt_of_every_example_once(talks, make_tre
     trees = make_trees(parts, [talk(generator, f"d{place}", 7) for place in range(6)], history=history)
     gold = gold_emotions(trees)
     prompts = TrainingPrompts(
-        trees, parts.labels, parts.tokens, parts.wording, batches=Batches(5, together, 300), noise=0.0, seed=1
+        trees,
+        parts.labels,
+        parts.tokens,
+        parts.wording,
+        both_ways=False,
+        batches=Batches(5, together, 300),
+        noise=0.0,
+        seed=1,
     )
     expected = sorted(
         (tuple(parts.tokens.ids(unroll(tree, branch, gold[tree.dialogue], parts.wording))), branch.label)

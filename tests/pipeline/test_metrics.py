@@ -167,6 +167,16 @@ def test_per_class_numbers_of_a_hand_case():
     assert measured["macro_f1"] == pytest.approx((80 + 50 + 200 / 3) / 3)
 
 
+def test_speakers_that_training_does_not_have_are_scored_apart():
+    answers, unseen = predict("jjsjmm", gold="jmsjm-"), {("d0", "d0-0"), ("d0", "d0-1"), ("d1", "d1-2"), ("d9", "d9-0")}
+    found = evaluate_systems({"model": answers}, LABELS, 10, 1, unseen)
+    assert found["of_unseen_speakers"] == 2  # one is labelled by nobody, one is not there
+    model = found["systems"]["model"]
+    assert (model["w_f1_seen"], model["w_f1_unseen"]) == pytest.approx((100.0, 100 / 3))
+    model = evaluate_systems({"model": answers}, LABELS, 10, 1)["systems"]["model"]
+    assert (model["w_f1_seen"], model["w_f1_unseen"]) == (model["w_f1"], None)
+
+
 def test_an_oracle_is_marked():
     systems = {"model": predict("jmsjms"), "gold history": predict("jmsjms", oracle=True)}
     found = evaluate_systems(systems, LABELS, 10, seed=1)["systems"]

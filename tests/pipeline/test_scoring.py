@@ -137,7 +137,9 @@ def test_answers_equal_a_naive_loop_whatever_is_computed_together(tiny, dialogue
     assert len({label for _, _, label, _, _ in expected}) > 2 and any("before" in p.text for p in expected[4][4])
 
     for sizes in ({"conversations": n, "row_tokens": tokens} for n in (1, 2, 3, 64) for tokens in (1, 150, 10_000)):
-        found = list(answer_trees(tiny.model, tiny.tokens, tiny.wording, iter(trees), gold=gold, **sizes))
+        found = list(
+            answer_trees(tiny.model, tiny.tokens, tiny.wording, iter(trees), both_ways=False, gold=gold, **sizes)
+        )
         assert [(a.dialogue, a.branch.turn, a.label, a.prompt) for a in found] == [
             (dialogue, turn, label, prompt) for dialogue, turn, label, _, prompt in expected
         ]
@@ -154,7 +156,9 @@ def test_gold_history_tells_gold_and_predicted_history_never_does(tiny, dialogue
         return replace(dialogue, utterances=tuple(changed))
 
     def ask(trees, gold):
-        answers = answer_trees(tiny.model, tiny.tokens, tiny.wording, trees, conversations=4, row_tokens=500, gold=gold)
+        answers = answer_trees(
+            tiny.model, tiny.tokens, tiny.wording, trees, both_ways=False, conversations=4, row_tokens=500, gold=gold
+        )
         return [(answer.prompt, answer.probabilities) for answer in answers]
 
     before, after = (make_trees(tiny, talks) for talks in (dialogues, [relabel(d) for d in dialogues]))
@@ -164,13 +168,16 @@ def test_gold_history_tells_gold_and_predicted_history_never_does(tiny, dialogue
     assert [b != a for b, a in oracle] == tells
 
 
+@pytest.mark.parametrize("both_ways", [False, True])
 @pytest.mark.parametrize("history", ["window", "full"])
-def test_later_turns_never_change_earlier_answers(tiny, dialogues, make_trees, talk, history):
+def test_later_turns_never_change_earlier_answers(tiny, dialogues, make_trees, talk, history, both_ways):
     dialogue = dialogues[2]
 
     def ask(talk):
         trees = make_trees(tiny, [talk], history=history)
-        answers = answer_trees(tiny.model, tiny.tokens, tiny.wording, trees, conversations=2, row_tokens=500)
+        answers = answer_trees(
+            tiny.model, tiny.tokens, tiny.wording, trees, both_ways=both_ways, conversations=2, row_tokens=500
+        )
         return list(answers)
 
     answers = ask(dialogue)

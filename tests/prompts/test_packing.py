@@ -49,6 +49,28 @@ def test_every_token_sees_exactly_what_stands_before_it_in_its_unrolled_prompt(d
         assert visible(part, place) == list(range(known + place + 1))
 
 
+@given(drafts(), st.sets(st.integers(1, 29)))
+def test_both_ways_within_an_utterance_and_a_branch_and_causal_between_them(draft, cuts):
+    trunk, _, branches = draft
+    # Branches leave where utterances end, and only whole utterances are known.
+    ends = sorted({*(cut for cut in cuts if cut < len(trunk)), *(after for after, _, _ in branches)})
+    known = max((end for end in ends if end < branches[0][0]), default=0)
+    part = lay_out(trunk, branches, known=known, blocks=np.array(ends))
+    causal = lay_out(trunk, branches, known=known)
+    assert np.array_equal(part.ids, causal.ids) and np.array_equal(part.positions, causal.positions)
+    for place in range(part.trunk):
+        assert visible(part, place) == list(range(next(end for end in ends if end > known + place)))
+    place = part.trunk
+    for _, branch, hanging in branches:
+        last = visible(causal, place + len(branch) - 1)
+        for _ in branch:
+            assert visible(part, place) == last
+            place += 1
+        for _ in [token for leaf in hanging for token in leaf]:
+            assert visible(part, place) == visible(causal, place)
+            place += 1
+
+
 @given(drafts())
 def test_every_decision_falls_after_its_beginning_of_an_answer(draft):
     trunk, _, branches = draft
@@ -67,8 +89,8 @@ def test_a_tree_has_the_tokens_of_its_unrolled_prompts(tiny_tokenizer):
     fact = wording.pieces("fact", speaker="Ada", fact="Ada shouts.")
     first = Branch("d-0", 0, "Ada", len(trunk) - 1, (), (), question, "mad")
     second = Branch("d-1", 1, "Ada", len(trunk), fact, (0,), question, None)
-    tree = PromptTree("d", 0, trunk, (first, second))
-    packed = TreeTokens(tree, tokenizer, wording)
+    tree = PromptTree("d", 0, trunk, (len(trunk),), (first, second))
+    packed = TreeTokens(tree, tokenizer, wording, both_ways=False)
     for place, branch in enumerate(tree.branches):
         for emotions in ({}, {0: "sad"}):
             ids = [*packed.trunk[: packed.after(place)], *packed.branch(place, emotions)]

@@ -34,7 +34,12 @@ branches = st.builds(
     label=st.none() | st.text(),
 )
 trees = st.builds(
-    PromptTree, st.text(), st.integers(0, 3), trunk=pieces, branches=st.lists(branches, max_size=4).map(tuple)
+    PromptTree,
+    st.text(),
+    st.integers(0, 3),
+    trunk=pieces,
+    ends=st.lists(st.integers(0, 9), max_size=3).map(tuple),
+    branches=st.lists(branches, max_size=4).map(tuple),
 )
 
 
@@ -49,13 +54,15 @@ def test_a_record_reads_back_equal_after_json(tree):
 
 
 def test_a_record_says_which_wording_it_was_made_with():
-    assert to_record(PromptTree("d", 0, (), ()), BRIEF)["wording"] == BRIEF.hash
+    assert to_record(PromptTree("d", 0, (), (), ()), BRIEF)["wording"] == BRIEF.hash
 
 
 @given(st.integers(0, 5), st.integers(0, 5))
 def test_an_unrolled_branch_holds_nothing_after_its_utterance_nor_of_other_branches(asked, other):
     trunk = tuple(Piece(f"<turn {turn}>") for turn in range(6))
-    tree = PromptTree("d", 0, trunk, (branch(asked, after=asked + 1), branch(other, after=other + 1)))
+    tree = PromptTree(
+        "d", 0, trunk, tuple(range(1, 7)), (branch(asked, after=asked + 1), branch(other, after=other + 1))
+    )
 
     expected = "".join(f"<turn {turn}>" for turn in range(asked + 1)) + f"<fact {asked}><question {asked}>"
     assert read_aloud(unroll(tree, tree.branches[0], {}, BRIEF)) == expected
@@ -77,7 +84,7 @@ def test_recent_emotions_come_latest_first_with_their_distance(wording, told):
 def test_recent_emotions_stand_between_facts_and_question():
     asked = branch(9, recent=(8,))
 
-    shown = read_aloud(unroll(PromptTree("d", 0, (), (asked,)), asked, {8: "mad"}, BRIEF))
+    shown = read_aloud(unroll(PromptTree("d", 0, (), (), (asked,)), asked, {8: "mad"}, BRIEF))
     assert shown == "<fact 9> before: mad 1 turn ago.<question 9>"
 
 
@@ -92,9 +99,9 @@ def test_only_emotions_of_recent_turns_are_told_and_only_known_ones(emotions):
 
 def test_gold_emotions_are_those_of_all_labelled_branches_by_dialogue():
     trees = [
-        PromptTree("a", 0, (), (branch(0, label="mad"), branch(1))),
-        PromptTree("a", 1, (), (branch(2, label="sad"),)),
-        PromptTree("b", 0, (), (branch(0, label="joyful"),)),
+        PromptTree("a", 0, (), (), (branch(0, label="mad"), branch(1))),
+        PromptTree("a", 1, (), (), (branch(2, label="sad"),)),
+        PromptTree("b", 0, (), (), (branch(0, label="joyful"),)),
     ]
 
     assert gold_emotions(trees) == {"a": {0: "mad", 2: "sad"}, "b": {0: "joyful"}}
@@ -102,7 +109,7 @@ def test_gold_emotions_are_those_of_all_labelled_branches_by_dialogue():
 
 def test_a_record_of_another_wording_is_refused():
     other = Wording({**BRIEF.templates, "fact": " {fact}!"})
-    record = to_record(PromptTree("d", 0, (), ()), other)
+    record = to_record(PromptTree("d", 0, (), (), ()), other)
 
     message = (
         f"test.jsonl:7: made with the wording {other.hash[:12]}, expected {BRIEF.hash[:12]}. "
@@ -121,7 +128,7 @@ def test_a_record_of_another_wording_is_refused():
     ],
 )
 def test_a_broken_record_is_named_with_the_remedy(spoil, found):
-    record = to_record(PromptTree("d", 0, (), (branch(0),)), BRIEF)
+    record = to_record(PromptTree("d", 0, (), (), (branch(0),)), BRIEF)
     spoil(record)
 
     message = f"test.jsonl:7: not a prompt tree ({found}). Run the prompts stage again."

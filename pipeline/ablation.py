@@ -1,0 +1,148 @@
+"""Ablation: the same run with one thing changed at a time, and what the change costs, paired by dialogue.
+
+Each variant is a run of its own in `ablation/` of the run folder, made from the same stages: what is up to date is
+skipped, and a command that is killed goes on where it stopped. A variant that changes nothing is the run itself.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from ..data.files import read_json, replace_atomically, write_json
+from .artefacts import load_labels
+from .config import load_config
+from .console import say
+from .metrics import interval, resample, weighted_f1
+from .predictions import read_predictions
+from .run import Run, run_stages
+from .stages import STAGES
+from .stages.evaluate import MODEL, count_by_dialogue
+from .yaml_text import ConfigError, parse_mapping
+
+LAST, RESAMPLES = "evaluate", 2000
+WHOLE = "as configured"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A variant: W-F1 in percent, means over seeds, and how far it lies above the run as configured.
+
+    `deviation` is over seeds, None for a single one. `difference` has a 95 % interval: dialogues are resampled, the
+    same ones for both, and seeds averaged.
+    """
+
+    name: str
+    seeds: int
+    oracle: bool
+    dev: float
+    test: float
+    deviation: float | None
+    unseen: float | None
+    difference: float
+    low: float
+    high: float
+
+
+def read_variants(path: Path | None) -> dict[str, list[str]]:
+    """Return the overrides of each variant by its name, from a YAML file or, with None, from the shipped one.
+
+    Raises ConfigError for anything but names with changed keys, and for names that would share a folder.
+    """
+    source = path or files("erckit.pipeline") / "ablation.yaml"
+    values, places = parse_mapping(source.read_text(encoding="utf-8"), str(path or "ablation.yaml"))
+    folders: dict[str, str] = {}
+    for name, changes in values.items():
+        if not isinstance(changes, dict) or not changes:
+            raise ConfigError(
+                f"{places[name]}: {name}: found {changes!r}, expected changed keys, `section.key: VALUE`."
+            )
+        if (other := folders.setdefault(_folder_name(name), name)) != name:
+            raise ConfigError(f"{places[name]}: {name}: its folder would be that of {other!r}. Rename one of them.")
+    return {name: [f"{key}={json.dumps(value)}" for key, value in changes.items()] for name, changes in values.items()}
+
+
+def ablate(config_name: str, overrides: Sequence[str], run: Run, variants: Mapping[str, Sequence[str]]) -> list[Row]:
+    """Bring the run and all its variants up to date, seed by seed, and write `ablation/table.json` and `table.md`.
+
+    Raises ConfigError where a change is no valid one, before anything runs.
+    """
+    config = load_config(config_name, overrides, run.seed)
+    changed = {name: load_config(config_name, [*overrides, *changes], run.seed) for name, changes in variants.items()}
+    kept = {name: other for name, other in changed.items() if other != config}
+    run_stages(config, run, last=LAST)
+    runs = {WHOLE: run}
+    for name, other in kept.items():
+        say(f"{name}:")
+        runs[name] = Run(run.folder / "ablation" / _folder_name(name), run.seed, run.seeds)
+        _share_stages(run, runs[name])
+        run_stages(other, runs[name], last=LAST)
+    rows = [_measure(name, one, run) for name, one in runs.items()]
+    write_json(run.folder / "ablation" / "table.json", [asdict(row) for row in rows])
+    with replace_atomically(run.folder / "ablation" / "table.md") as temporary:
+        temporary.write_text(write_table(rows), encoding="utf-8")
+    return rows
+
+
+def write_table(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    head = ["variant", "seeds", "dev", "test", "unseen speakers", "against the configured"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        spread = f" ± {row.deviation:.2f}" if row.deviation is not None else ""
+        against = "" if row.name == WHOLE else f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
+        unseen = "" if row.unseen is None else f"{row.unseen:.2f}"
+        cells = [row.name, str(row.seeds), f"{row.dev:.2f}", f"{row.test:.2f}{spread}", unseen, against]
+        lines.append(cells)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _measure(name: str, one: Run, whole: Run) -> Row:
+    metrics = [read_json(run.path("evaluate", "metrics.json"))["splits"] for run in _seeded(one)]
+    test, dev = ([found[split]["systems"][MODEL] for found in metrics] for split in ("test", "dev"))
+    scores, unseen = [model["w_f1"] for model in test], [model["w_f1_unseen"] for model in test]
+    difference = _score(one) - _score(whole)
+    low, high = interval(_score(one, RESAMPLES) - _score(whole, RESAMPLES))
+    return Row(
+        name=name,
+        seeds=len(scores),
+        oracle=any(model["oracle"] for model in test),
+        dev=float(np.mean([model["w_f1"] for model in dev])),
+        test=float(np.mean(scores)),
+        deviation=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+        unseen=None if None in unseen else float(np.mean(unseen)),
+        difference=float(difference),
+        low=low,
+        high=high,
+    )
+
+
+def _score(one: Run, resamples: int | None = None) -> np.ndarray:
+    """Return test W-F1, the mean over seeds; resampled, shape (resamples,), with the same draws for every run."""
+    labels, scores = load_labels(one), []
+    for run in _seeded(one):
+        confusions = count_by_dialogue(read_predictions(run.path("predict", "test.jsonl"), labels), labels)
+        drawn = confusions.sum(axis=0) if resamples is None else resample(confusions, resamples, seed=one.seeds[0])
+        scores.append(weighted_f1(drawn))
+    return np.mean(scores, axis=0)
+
+
+def _seeded(one: Run) -> list[Run]:
+    return [one.with_seed(seed) for seed in one.seeds]
+
+
+def _share_stages(whole: Run, variant: Run) -> None:
+    """Copy what all seeds share, but for what is there: a stage that the change concerns is made anew by the run."""
+    for name, stage in STAGES.items():
+        source, target = whole.path(name), variant.path(name)
+        if not stage.seeded and name != "report" and source.is_dir() and not target.exists():
+            shutil.copytree(source, target)
+
+
+def _folder_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

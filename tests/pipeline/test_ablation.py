@@ -1,0 +1,104 @@
+"""Ablation: variants are runs of their own, made once, and compared in pairs."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from erckit.data.files import read_json
+from erckit.pipeline import ablation
+from erckit.pipeline.ablation import WHOLE, Row, ablate, read_variants, write_table
+from erckit.pipeline.artefacts import load_labels
+from erckit.pipeline.config import load_config, shipped_configs
+from erckit.pipeline.manifest import MANIFEST
+from erckit.pipeline.predictions import by_dialogue, read_predictions
+from erckit.pipeline.run import Run
+from erckit.pipeline.yaml_text import ConfigError
+from sklearn.metrics import f1_score
+
+VARIANTS = {"without recent emotions": ["prompts.recent_emotions=none"], "the same": ["train.epochs=1"]}
+
+
+def score(paths: list[Path], run: Run, dialogues: np.ndarray) -> float:
+    """W-F1 of the dialogues given by place, repeated as often as given, the mean over seeds, by scikit-learn."""
+    scores = []
+    for path in paths:
+        groups = list(by_dialogue(read_predictions(path, load_labels(run))).values())
+        answers = [answer for place in dialogues for answer in groups[place]]
+        gold, found = [a.gold for a in answers], [a.label for a in answers]
+        scores.append(100 * f1_score(gold, found, average="weighted", labels=list(load_labels(run)), zero_division=0))
+    return float(np.mean(scores))
+
+
+def test_variants_are_made_once_and_compared_dialogue_by_dialogue(begin, tiny_config, capsys):
+    _, run = begin()
+    run = Run(run.folder, 1, (1, 2))
+    rows = ablate(str(tiny_config), [], run, VARIANTS)
+    assert [row.name for row in rows] == [WHOLE, "without recent emotions"]  # what changes nothing is the run itself
+    shared = {path.name for path in (run.folder / "ablation" / "without-recent-emotions").iterdir()}
+    assert shared >= {"ingest", "profiles", "baselines", "prompts", "seed-1", "seed-2"}
+    printed = capsys.readouterr().out
+    assert printed.count("ingest: up to date") == 2 and printed.count("prompts: up to date") == 1
+
+    folder = run.folder / "ablation" / "without-recent-emotions"
+    whole, other = ([home / f"seed-{seed}/predict/test.jsonl" for seed in (1, 2)] for home in (run.folder, folder))
+    everything = np.arange(len(by_dialogue(read_predictions(whole[0], load_labels(run)))))
+    row = rows[1]
+    assert row.test == pytest.approx(score(other, run, everything))
+    assert row.difference == pytest.approx(score(other, run, everything) - score(whole, run, everything))
+    counts = np.random.default_rng(1).multinomial(len(everything), np.full(len(everything), 1 / len(everything)), 2000)
+    drawn = [np.repeat(everything, count) for count in counts[:300]]
+    differences = [score(other, run, some) - score(whole, run, some) for some in drawn]
+    found = ablation._score(Run(folder, 1, (1, 2)), 2000) - ablation._score(run, 2000)
+    np.testing.assert_allclose(found[:300], differences)
+    assert (row.low, row.high) == pytest.approx(tuple(np.percentile(found, [2.5, 97.5])))
+    seeds = [
+        read_json(folder / f"seed-{s}/evaluate/metrics.json")["splits"]["test"]["systems"]["model"] for s in (1, 2)
+    ]
+    assert row.deviation == pytest.approx(np.std([seed["w_f1"] for seed in seeds], ddof=1))
+
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob(MANIFEST)}
+    assert ablate(str(tiny_config), [], run, VARIANTS) == rows
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob(MANIFEST)} == before
+    assert (run.folder / "ablation" / "table.md").read_text() == write_table(rows)
+
+
+def test_the_shipped_variants_change_what_the_shipped_configurations_have():
+    variants = read_variants(None)
+    for name in shipped_configs():
+        for changes in variants.values():
+            load_config(name, changes)
+    assert {"without biography", "without recent emotions", "gold history (oracle)"} <= set(variants)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 3\n", "variants.yaml:1: a: found 3, expected changed keys, `section.key: VALUE`."),
+        ("a: {}\n", "variants.yaml:1: a: found {}, expected changed keys"),
+        ("a b: {seed: 1}\nA, b: {seed: 2}\n", "variants.yaml:2: A, b: its folder would be that of 'a b'. Rename one"),
+        ("- a\n", "variants.yaml:1: found list, expected a mapping."),
+    ],
+)
+def test_a_table_of_variants_that_cannot_be_is_refused(tmp_path, text, message):
+    (tmp_path / "variants.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_variants(tmp_path / "variants.yaml")
+
+
+def test_a_change_that_is_none_is_refused_before_anything_runs(begin, tiny_config):
+    _, run = begin()
+    with pytest.raises(ConfigError, match="train.epoch: unknown key, did you mean train.epochs?"):
+        ablate(str(tiny_config), [], run, {"more": ["train.epoch=2"]})
+    assert not (run.folder / "ablation").exists()
+
+
+def test_a_row_says_how_many_seeds_and_how_sure():
+    rows = [
+        Row(WHOLE, 1, False, 50.0, 40.0, None, None, 0.0, 0.0, 0.0),
+        Row("less", 2, False, 49.0, 39.0, 1.234, 20.0, -1.0, -3.0, 1.0),
+    ]
+    assert write_table(rows).splitlines()[2:] == [
+        "| as configured | 1 | 50.00 | 40.00 |  |  |",
+        "| less | 2 | 49.00 | 39.00 ± 1.23 | 20.00 | -1.00 [-3.00, +1.00] |",
+    ]
