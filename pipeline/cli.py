@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     ablate = _add_command(commands, "ablate", "run a configuration with one thing changed at a time, and compare")
     ablate.add_argument("--variants", type=Path, metavar="FILE", help="what to change, as in pipeline/ablation.yaml")
     ablate.set_defaults(command=_ablate)
+    summary = "recognise emotions in what is typed, line by line"
+    chat = commands.add_parser("chat", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
+    chat.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the folder of an adapter")
+    chat.add_argument("--seed", type=int, help="which seed's adapter of the run")
+    chat.add_argument("--memory", action="store_true", help="write what is said and felt into a temporary memory")
+    chat.add_argument("--resume", type=Path, metavar="FILE", help="take up a conversation that was saved")
+    chat.set_defaults(command=_chat)
     summary = "list the shipped configurations, or print one with all its keys"
     configs = commands.add_parser("configs", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
     configs.add_argument("config", nargs="?", metavar="CONFIG", help="print this one, to be saved and changed")
@@ -132,6 +139,21 @@ def _ablate(options: argparse.Namespace) -> None:
     variants = read_variants(options.variants)
     _, run = _load(options)
     say(write_table(ablate(options.config, options.overrides, run, variants)).rstrip())
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from .chat import chat
+    from .console import say
+    from .memory.settings import Memory
+    from .recognizer import Recognizer
+
+    recognizer = Recognizer.load(options.run, options.seed)
+    if options.resume:
+        conversation = recognizer.resume(options.resume)
+    else:
+        conversation = recognizer.conversation(Memory() if options.memory else None)
+    for line in chat(conversation, sys.stdin):
+        say(line)
 
 
 def _configs(options: argparse.Namespace) -> None:

@@ -13,11 +13,11 @@ from .yaml_text import ConfigError, dump_mapping, parse_mapping, parse_value
 __all__ = ["Config", "ConfigError", "annotate_config", "dump_config", "load_config", "shipped_configs"]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Data(_Section):
+class Data(Section):
     """The corpus."""
 
     path: str = Field(min_length=1, description='"sample", or a path, also looked up in the folder $ERCKIT_DATA')
@@ -27,7 +27,7 @@ class Data(_Section):
     aliases: str = Field(default="auto", min_length=1, description="YAML table of speaker names; auto: the shipped one")
 
 
-class Profiles(_Section):
+class Profiles(Section):
     """What is known of the speakers."""
 
     encoder: str = Field(
@@ -38,7 +38,7 @@ class Profiles(_Section):
     )
 
 
-class Model(_Section):
+class Model(Section):
     """The base language model."""
 
     name: str = Field(default="embedded", min_length=1, description="embedded, a hub name or a folder")
@@ -63,7 +63,7 @@ class Model(_Section):
         return device
 
 
-class Prompts(_Section):
+class Prompts(Section):
     """What the model is shown and asked."""
 
     template: str = Field(default="instruct", min_length=1, description="a shipped wording or a folder with one")
@@ -90,7 +90,7 @@ class Prompts(_Section):
         return fact_tokens
 
 
-class Train(_Section):
+class Train(Section):
     """Fine-tuning of the task adapter."""
 
     epochs: int = Field(default=3, ge=1, description="passes over the training prompts")
@@ -127,7 +127,7 @@ class Train(_Section):
     )
 
 
-class Predict(_Section):
+class Predict(Section):
     """Emotions for dev and test."""
 
     conversations: int = Field(default=32, ge=1, description="conversations that advance together")
@@ -138,20 +138,20 @@ class Predict(_Section):
     oracle: bool = Field(default=False, description="also answer with gold recent emotions, marked oracle")
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """Metrics and their noise."""
 
     resamples: int = Field(default=2000, ge=1, description="bootstrap resamples of whole dialogues")
 
 
-class Report(_Section):
+class Report(Section):
     """The page that shows it all."""
 
     conversations: int = Field(default=4, ge=0, description="conversations shown")
     prompts: int = Field(default=3, ge=0, description="prompts shown")
 
 
-class Config(_Section):
+class Config(Section):
     """One run: its name, its seed, and a section for each stage."""
 
     name: str = Field(
@@ -236,15 +236,15 @@ def _read(name_or_path: str) -> tuple[str, str]:
     return (files("erckit.pipeline") / "configs" / name).read_text(encoding="utf-8"), f"configs/{name}"
 
 
-def _annotate(section: _Section, indent: str = "") -> Iterator[str]:
+def _annotate(section: Section, indent: str = "") -> Iterator[str]:
     values = section.model_dump(mode="json")
     for key, field in type(section).model_fields.items():
         inner = getattr(section, key)
-        text = f"{key}:\n" if isinstance(inner, _Section) else dump_mapping({key: values[key]})
+        text = f"{key}:\n" if isinstance(inner, Section) else dump_mapping({key: values[key]})
         first, *items = text.removesuffix("\n").split("\n")
         yield f"{indent}{first}  # {field.description}\n"
         yield from (f"{indent}{item}\n" for item in items)
-        if isinstance(inner, _Section):
+        if isinstance(inner, Section):
             yield from _annotate(inner, "  ")
 
 

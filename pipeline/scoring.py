@@ -14,7 +14,7 @@ from .console import progress
 if TYPE_CHECKING:
     import torch
 
-    from .attention import TrunkCache
+    from .attention import Layout, TrunkCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,51 @@ class Answer:
     prompt: tuple[Piece, ...]
 
 
+class Decisions:
+    """Where in a row answers are decided, and what their log-likelihoods are, given logits there.
+
+    `answers` holds those asked for each branch, over all parts in order, none for a branch that decides nothing; the
+    leaves that they need hang from it (`find_leaves`). At every token the model chooses among those that continue an
+    answer (`prompts.tokens.find_choices`): the log-likelihood under constrained decoding, which sums to 1 over the
+    label set and favours no label for its number of tokens. Where labels are one token, it is the cross-entropy of
+    their logits.
+    """
+
+    def __init__(self, layout: "Layout", answers: Sequence[Sequence[Leaf]], choices: Choices) -> None:
+        self.places: list[int] = []
+        self.count = 0
+        self._allowed: list[tuple[int, ...]] = []
+        self._terms: list[tuple[int, int, int]] = []  # the answer, the decision that it passes, and its choice there
+        wanted = iter(answers)
+        for part, start in zip(layout.parts, layout.starts, strict=True):
+            for decided in part.asked:
+                asked = next(wanted)
+                if not asked:
+                    continue
+                rows = {leaf: len(self.places) + row for row, leaf in enumerate(decided)}
+                self.places += [start + place for place in decided.values()]
+                self._allowed += [choices[leaf] for leaf in decided]
+                for answer in asked:
+                    passed = [answer[:depth] for depth in range(len(answer)) if answer[:depth] in choices]
+                    self._terms += [(self.count, rows[p], choices[p].index(answer[len(p)])) for p in passed]
+                    self.count += 1
+
+    def score(self, logits: "torch.Tensor") -> "torch.Tensor":
+        """Return log p(answer | what its branch sees, it is an answer), float32, shape (answers,), in order.
+
+        `logits` are those at `places`, shape (places, vocabulary).
+        """
+        import torch
+
+        widest = max(map(len, self._allowed))
+        tokens = [[*choice, *[-1] * (widest - len(choice))] for choice in self._allowed]
+        ids = torch.tensor(tokens, device=logits.device)
+        chosen = logits.float().gather(1, ids.clamp(min=0)).masked_fill(ids < 0, float("-inf"))
+        to, rows, columns = torch.tensor(self._terms, device=logits.device).unbind(1)
+        zeros = torch.zeros(self.count, device=logits.device)
+        return zeros.index_add(0, to, chosen.log_softmax(dim=1)[rows, columns])
+
+
 def answer_log_likelihoods(
     model: Any,
     parts: Sequence[Part],
@@ -35,38 +80,15 @@ def answer_log_likelihoods(
     choices: Choices,
     caches: "Sequence[TrunkCache | None]" = (),
 ) -> "torch.Tensor":
-    """Return log p(answer | what its branch sees, it is an answer) in float32, one after the other, shape (answers,).
+    """Return the log-likelihood of every answer (`Decisions`), shape (answers,).
 
-    `answers` holds those asked for each branch, over all parts in order; the leaves that they need hang from it
-    (`find_leaves`). At every token the model chooses among those that continue an answer
-    (`prompts.tokens.find_choices`): the log-likelihood under constrained decoding, which sums to 1 over the label set
-    and favours no label for its number of tokens. Where labels are one token, it is the cross-entropy of their logits.
     Logits are computed where something is decided and nowhere else.
     """
-    import torch
-
     from .attention import Layout, packed_logits
 
     layout = Layout(parts, next(model.parameters()).device, caches)
-    places: list[int] = []
-    allowed: list[tuple[int, ...]] = []
-    terms: list[tuple[int, int, int]] = []  # the answer, the decision that it passes, and its choice there
-    count, wanted = 0, iter(answers)
-    for part, start in zip(parts, layout.starts, strict=True):
-        for decided in part.asked:
-            rows = {leaf: len(places) + row for row, leaf in enumerate(decided)}
-            places += [start + place for place in decided.values()]
-            allowed += [choices[leaf] for leaf in decided]
-            for answer in next(wanted):
-                passed = [depth for depth in range(len(answer)) if answer[:depth] in choices]
-                terms += [(count, rows[answer[:d]], choices[answer[:d]].index(answer[d])) for d in passed]
-                count += 1
-    logits = packed_logits(model, layout, places)
-    widest = max(map(len, allowed))
-    tokens = torch.tensor([[*choice, *[-1] * (widest - len(choice))] for choice in allowed], device=logits.device)
-    chosen = logits.float().gather(1, tokens.clamp(min=0)).masked_fill(tokens < 0, float("-inf"))
-    to, rows, columns = torch.tensor(terms, device=logits.device).unbind(1)
-    return torch.zeros(count, device=logits.device).index_add(0, to, chosen.log_softmax(dim=1)[rows, columns])
+    decisions = Decisions(layout, answers, choices)
+    return decisions.score(packed_logits(model, layout, decisions.places))
 
 
 def find_leaves(answers: Iterable[Leaf], choices: Choices) -> list[Leaf]:

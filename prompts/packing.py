@@ -58,9 +58,19 @@ class TreeTokens:
         told = recent_emotions(branch, emotions, self._wording)
         return self._tokens.ids((*branch.facts, *told, *branch.question))
 
+    def said(self) -> tuple[int, list[int], int]:
+        """Return the trunk's last utterance by itself: how many tokens stand before it, its ids, where its words begin.
+
+        It begins where the utterance before it ends: an introduction of its speaker belongs to it.
+        """
+        *earlier, last = self.tree.spans
+        before = int(self._ends[earlier[-1][1]]) if earlier else 0
+        start, stop = (int(self._ends[place]) for place in last)
+        return before, self.trunk[before:stop].tolist(), start - before
+
     def lay_out(self, branches: Sequence[tuple[int, Sequence[int], Sequence[Leaf]]], *, known: int = 0) -> Part:
         """Lay out the trunk and these branches (`lay_out`)."""
-        blocks = self._ends[list(self.tree.ends)] if self._both_ways else None
+        blocks = self._ends[[stop for _, stop in self.tree.spans]] if self._both_ways else None
         return lay_out(self.trunk, branches, known=known, blocks=blocks)
 
 

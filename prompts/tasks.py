@@ -63,10 +63,10 @@ def build_trees(
     draft = _Draft(dialogue, knowledge, task, losses)
     plan = _plan_windows if task.history == "window" else _plan_segments
     for segment, (first, turns) in enumerate(plan(asked, draft)):
-        trunk, ends = draft.trunk(first, turns[-1])
+        trunk, spans = draft.trunk(first, turns[-1])
         losses["prompts without their oldest turns"] += sum(first > draft.first_wanted(turn) for turn in turns)
-        branches = tuple(replace(draft.branch(turn), after=ends[turn - first]) for turn in turns)
-        yield PromptTree(dialogue.id, segment, trunk, tuple(ends), branches)
+        branches = tuple(replace(draft.branch(turn), after=spans[turn - first][1]) for turn in turns)
+        yield PromptTree(dialogue.id, segment, trunk, spans, branches)
 
 
 def _plan_windows(asked: Sequence[int], draft: "_Draft") -> Iterator[tuple[int, list[int]]]:
@@ -87,16 +87,12 @@ def _plan_segments(asked: Sequence[int], draft: "_Draft") -> Iterator[tuple[int,
 
 
 class _Draft:
-    """One dialogue while its trees are planned: pieces are worded once and their tokens counted once."""
+    """One dialogue while its trees are planned: what is needed of it is worded once and its tokens counted once."""
 
     def __init__(self, dialogue: Dialogue, knowledge: Knowledge, task: Task, losses: Counter[str]) -> None:
         self.dialogue, self.knowledge, self.task, self.losses = dialogue, knowledge, task, losses
         self.head = (*task.tokens.opening, *task.wording.pieces("instruction", labels=", ".join(task.labels)))
-        self.texts = [self._shorten(utterance) for utterance in dialogue.utterances]
-        self.utterances = [
-            task.wording.pieces("utterance", speaker=utterance.speaker, text=text)
-            for utterance, text in zip(dialogue.utterances, self.texts, strict=True)
-        ]
+        self._utterances: dict[int, tuple[str, tuple[Piece, ...]]] = {}
         self._turns_of: dict[str, list[int]] = defaultdict(list)
         for turn, utterance in enumerate(dialogue.utterances):
             for speaker in utterance.speakers:
@@ -104,23 +100,25 @@ class _Draft:
         self._introductions: dict[str, tuple[Piece, ...]] = {}
         self._branches: dict[int, Branch] = {}
 
-    def trunk(self, first: int, last: int) -> tuple[tuple[Piece, ...], list[int]]:
-        """Return the trunk of turns `first` to `last`, and the number of its pieces up to and with each turn."""
-        pieces, ends, introduced = list(self.head), [], set[str]()
+    def trunk(self, first: int, last: int) -> tuple[tuple[Piece, ...], tuple[tuple[int, int], ...]]:
+        """Return the trunk of turns `first` to `last`, and where in it each utterance begins and ends."""
+        pieces, spans, introduced = list(self.head), [], set[str]()
         for turn in range(first, last + 1):
             for speaker in self.dialogue.utterances[turn].speakers:
                 if speaker not in introduced:
                     pieces += self._introduce(speaker)
                     introduced.add(speaker)
-            pieces += self.utterances[turn]
-            ends.append(len(pieces))
-        return tuple(pieces), ends
+            _, said = self._utterance(turn)
+            spans.append((len(pieces), len(pieces) + len(said)))
+            pieces += said
+        return tuple(pieces), tuple(spans)
 
     def branch(self, turn: int) -> Branch:
         """Return the branch of a turn; its `after` is still to be set."""
         if turn not in self._branches:
             utterance, task = self.dialogue.utterances[turn], self.task
-            asked = {"speaker": utterance.speaker, "text": self.texts[turn], "labels": ", ".join(task.labels)}
+            text, _ = self._utterance(turn)
+            asked = {"speaker": utterance.speaker, "text": text, "labels": ", ".join(task.labels)}
             self._branches[turn] = Branch(
                 utterance=utterance.id,
                 turn=turn,
@@ -158,6 +156,15 @@ class _Draft:
         recent = recent_emotions(branch, dict.fromkeys(branch.recent, self.task.longest_label), self.task.wording)
         answer = max(len(ids) for ids in tokens.answers.values())
         return tokens.count((*self.trunk(first, turn)[0], *branch.facts, *recent, *branch.question)) + answer
+
+    def _utterance(self, turn: int) -> tuple[str, tuple[Piece, ...]]:
+        """Return the text of a turn as prompts show it, and its pieces in the trunk."""
+        if turn not in self._utterances:
+            utterance = self.dialogue.utterances[turn]
+            text = self._shorten(utterance)
+            pieces = self.task.wording.pieces("utterance", speaker=utterance.speaker, text=text)
+            self._utterances[turn] = (text, pieces)
+        return self._utterances[turn]
 
     def _introduce(self, speaker: str) -> tuple[Piece, ...]:
         if self.task.biography_tokens == 0:

@@ -35,12 +35,12 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class PromptTree:
-    """One dialogue or segment. `ends` is the number of trunk pieces up to and with each utterance."""
+    """A rendered dialogue or segment; `spans` tells where in the trunk the pieces of each utterance begin and end."""
 
     dialogue: str
     segment: int
     trunk: tuple[Piece, ...]
-    ends: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
     branches: tuple[Branch, ...]
 
 
@@ -91,7 +91,7 @@ def to_record(tree: PromptTree, wording: Wording) -> dict[str, Any]:
         "segment": tree.segment,
         "wording": wording.hash,
         "trunk": [_piece_to_json(piece) for piece in tree.trunk],
-        "ends": list(tree.ends),
+        "spans": tree.spans,
         "branches": [
             {
                 "utterance": branch.utterance,
@@ -130,7 +130,8 @@ def from_record(record: Any, wording: Wording, source: str) -> PromptTree:
             for branch in record["branches"]
         )
         trunk = tuple(_piece_from_json(piece) for piece in record["trunk"])
-        return PromptTree(record["dialogue"], record["segment"], trunk, tuple(record["ends"]), branches)
+        spans = tuple((start, stop) for start, stop in record["spans"])
+        return PromptTree(record["dialogue"], record["segment"], trunk, spans, branches)
     except (KeyError, TypeError) as error:
         raise DataError(f"{source}: not a prompt tree ({error!r}). Run the prompts stage again.") from error
 

@@ -9,18 +9,19 @@ import numpy as np
 
 from ...data.dialogue import SPLITS, Dialogue
 from ...data.files import write_json, write_json_lines
+from ...data.labels import LabelSet
 from ...data.speakers import SpeakerRegistry
 from ...prompts.tasks import Knowledge, Task, build_trees
 from ...prompts.tokens import PieceTokenizer
 from ...prompts.tree import PromptTree, gold_emotions, read_aloud, to_record, unroll
-from ...prompts.wording import Piece, read_wording
+from ...prompts.wording import Piece, Wording, read_wording
 from ...retrieval.biographer import StatisticalBiographer
 from ...retrieval.encoder import SentenceEncoder
 from ...retrieval.store import ProfileStore
 from .. import backbone
 from ..artefacts import load_dialogues, load_labels, load_speakers, load_trees, load_wording
 from ..backbone import load_tokenizer
-from ..config import Config
+from ..config import Config, Prompts
 from ..console import progress, say
 from ..run import Run
 from .profiles import build_biographer, load_vectors
@@ -75,10 +76,15 @@ def fingerprint(config: Config) -> str:
 
 
 def build_task(config: Config, run: Run) -> Task:
-    settings, labels, wording = config.prompts, load_labels(run), read_wording(config.prompts.template)
+    labels, wording = load_labels(run), read_wording(config.prompts.template)
+    tokens = PieceTokenizer(load_tokenizer(config.model), labels, wording, chat=config.prompts.chat)
+    return make_task(config.prompts, wording, tokens, labels)
+
+
+def make_task(settings: Prompts, wording: Wording, tokens: PieceTokenizer, labels: LabelSet) -> Task:
     return Task(
         wording=wording,
-        tokens=PieceTokenizer(load_tokenizer(config.model), labels, wording, chat=settings.chat),
+        tokens=tokens,
         labels=labels,
         history=settings.history,
         window=settings.window,
@@ -101,17 +107,25 @@ def leave_out(biographer: StatisticalBiographer, count: int, dialogue: Dialogue,
 
 
 def look_up(
-    store: ProfileStore, speakers: SpeakerRegistry, count: int, dialogue: Dialogue, vectors: np.ndarray
+    store: ProfileStore,
+    speakers: SpeakerRegistry,
+    count: int,
+    dialogue: Dialogue,
+    vector_of: Callable[[int], np.ndarray],
 ) -> Knowledge:
-    """What may be told in the prompts of a dialogue that no fact draws on."""
+    """What may be told in the prompts of a dialogue that no fact draws on; `vector_of` embeds the text of a turn."""
+
+    def find(name: str) -> int | None:
+        return speakers[name].id if name in speakers else None
 
     def general(name: str) -> list[str] | None:
-        facts = store.facts_of(speakers[name].id)
+        id = find(name)
+        facts = [] if id is None else store.facts_of(id)
         return [fact.text for fact in facts if fact.general] if facts else None
 
     def nearest(turn: int) -> list[str]:
-        ids = [speakers[name].id for name in dialogue.utterances[turn].speakers]
-        found = [pair for id in ids for pair in store.search(vectors[turn], count, speaker=id)]
+        ids = [id for name in dialogue.utterances[turn].speakers if (id := find(name)) is not None]
+        found = [pair for id in ids for pair in store.search(vector_of(turn), count, speaker=id)]
         return [fact.text for fact, _ in sorted(found, key=lambda pair: (-pair[1], pair[0].id))[:count]]
 
     return Knowledge(general=general, nearest=nearest)
@@ -125,7 +139,8 @@ def _choose_knowledge(
         return partial(leave_out, build_biographer(config, run, encoder, dialogues, vectors), count)
     store = ProfileStore.load(run.path("profiles"), encoder.name, encoder.fingerprint, encoder.dimension)
     store.refuse_split(split)
-    return partial(look_up, store, load_speakers(run), count)
+    speakers = load_speakers(run)
+    return lambda dialogue, vectors: look_up(store, speakers, count, dialogue, vectors.__getitem__)
 
 
 def _build_split(

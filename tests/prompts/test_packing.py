@@ -89,7 +89,7 @@ def test_a_tree_has_the_tokens_of_its_unrolled_prompts(tiny_tokenizer):
     fact = wording.pieces("fact", speaker="Ada", fact="Ada shouts.")
     first = Branch("d-0", 0, "Ada", len(trunk) - 1, (), (), question, "mad")
     second = Branch("d-1", 1, "Ada", len(trunk), fact, (0,), question, None)
-    tree = PromptTree("d", 0, trunk, (len(trunk),), (first, second))
+    tree = PromptTree("d", 0, trunk, ((len(trunk) - 3, len(trunk)),), (first, second))
     packed = TreeTokens(tree, tokenizer, wording, both_ways=False)
     for place, branch in enumerate(tree.branches):
         for emotions in ({}, {0: "sad"}):

@@ -38,7 +38,7 @@ trees = st.builds(
     st.text(),
     st.integers(0, 3),
     trunk=pieces,
-    ends=st.lists(st.integers(0, 9), max_size=3).map(tuple),
+    spans=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=3).map(tuple),
     branches=st.lists(branches, max_size=4).map(tuple),
 )
 
@@ -60,9 +60,8 @@ def test_a_record_says_which_wording_it_was_made_with():
 @given(st.integers(0, 5), st.integers(0, 5))
 def test_an_unrolled_branch_holds_nothing_after_its_utterance_nor_of_other_branches(asked, other):
     trunk = tuple(Piece(f"<turn {turn}>") for turn in range(6))
-    tree = PromptTree(
-        "d", 0, trunk, tuple(range(1, 7)), (branch(asked, after=asked + 1), branch(other, after=other + 1))
-    )
+    spans = tuple((turn, turn + 1) for turn in range(6))
+    tree = PromptTree("d", 0, trunk, spans, (branch(asked, after=asked + 1), branch(other, after=other + 1)))
 
     expected = "".join(f"<turn {turn}>" for turn in range(asked + 1)) + f"<fact {asked}><question {asked}>"
     assert read_aloud(unroll(tree, tree.branches[0], {}, BRIEF)) == expected

@@ -1,0 +1,158 @@
+"""Conversations with a temporary memory: many advance together, each turn recognised and then written."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...prompts.packing import TreeTokens
+from ...prompts.tokens import PieceTokenizer
+from ...prompts.tree import PromptTree, unroll
+from ...prompts.wording import Wording
+from ..console import progress
+from ..scoring import Answer
+from .factors import State
+from .settings import Memory as Settings
+from .writing import Outcome, Turn, Writer, lay_out_turn
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """An answer, and what was written after it: the losses of what was said and felt, in nats."""
+
+    answer: Answer
+    semantics_loss: float
+    emotion_loss: float
+    written: bool
+    undone: bool
+
+
+def answer_with_memory(
+    model: Any,
+    tokens: PieceTokenizer,
+    wording: Wording,
+    groups: Iterable[Iterable[PromptTree]],
+    settings: Settings,
+    *,
+    both_ways: bool,
+    row_tokens: int,
+    gold: Mapping[str, Mapping[int, str]] | None = None,
+    total: int | None = None,
+) -> Iterator[Remembered]:
+    """Yield the answer to every turn, group by group, in order; the model must be in evaluation mode.
+
+    A group is the turns that share a memory, of one dialogue or of several: trees of one branch each. As many groups
+    as there are slots advance together, and one that ends hands its slot on, with an empty memory. Recent emotions are
+    the model's own earlier answers in the same dialogue, or those of `gold` by dialogue and turn.
+    A forward pass has at most `row_tokens` tokens, unless a single turn needs more.
+    """
+    writer = Writer(model, tokens, settings, settings.slots)
+    talks = (_Talk(iter(group), Thread(tokens, wording, both_ways, gold)) for group in groups)
+    heard: dict[int, list[Remembered]] = defaultdict(list)
+    ended, due = set[int](), 0
+    for place, remembered, is_last in progress(_converse(writer, talks, row_tokens), total, "turns answered"):
+        heard[place].append(remembered)
+        ended |= {place} if is_last else set()
+        while due in heard:
+            yield from heard.pop(due)
+            if due not in ended:
+                break
+            ended.remove(due)
+            due += 1
+
+
+class Thread:
+    """The turns that share a memory, while they are answered; with the scope "speaker", a memory for each of them."""
+
+    def __init__(
+        self,
+        tokens: PieceTokenizer,
+        wording: Wording,
+        both_ways: bool,
+        gold: Mapping[str, Mapping[int, str]] | None = None,
+    ) -> None:
+        self._tokens, self._wording, self._both_ways, self._gold = tokens, wording, both_ways, gold
+        self._labels = list(tokens.answers)
+        self._dialogue, self._felt = "", dict[int, str]()
+        self.memories: dict[str, State] = {}  # by speaker, with a memory for each
+
+    def resume(self, dialogue: str, felt: Mapping[int, str]) -> None:
+        """Go on in a dialogue whose earlier turns were answered elsewhere."""
+        self._dialogue, self._felt = dialogue, dict(felt)
+
+    def ask(self, tree: PromptTree, slot: int, writer: Writer) -> Turn:
+        """Return the turn that a tree of one branch asks; a memory of its speaker's own is put into the slot."""
+        (branch,) = tree.branches
+        if tree.dialogue != self._dialogue:
+            self._dialogue, self._felt = tree.dialogue, {}
+        if writer.settings.scope == "speaker":
+            writer.factors.put([slot], self.memories.get(branch.speaker))
+        packed = TreeTokens(tree, self._tokens, self._wording, both_ways=self._both_ways)
+        is_oracle = writer.settings.oracle and branch.label is not None
+        written = self._labels.index(str(branch.label)) if is_oracle else None
+        return lay_out_turn(packed, self._tokens, packed.branch(0, self._told()), slot, written)
+
+    def hear(self, tree: PromptTree, outcome: Outcome, slot: int, writer: Writer) -> Remembered:
+        """Take in what came of the turn."""
+        (branch,) = tree.branches
+        prompt = unroll(tree, branch, self._told(), self._wording)
+        label = self._felt[branch.turn] = self._labels[int(outcome.log_p.argmax())]
+        if writer.settings.scope == "speaker":
+            self.memories[branch.speaker] = writer.factors.take([slot])
+        answer = Answer(tree.dialogue, branch, label, tuple(outcome.log_p.exp().tolist()), prompt)
+        return Remembered(answer, outcome.semantics_loss, outcome.emotion_loss, outcome.written, outcome.undone)
+
+    def _told(self) -> Mapping[int, str]:
+        return self._felt if self._gold is None else self._gold.get(self._dialogue, {})
+
+
+class _Talk:
+    """A thread with its turns still to come, and its number among the groups that have any."""
+
+    def __init__(self, trees: Iterator[PromptTree], thread: Thread) -> None:
+        self.trees, self.thread, self.place = trees, thread, 0
+        self.next = next(trees, None)
+
+    def ask(self, slot: int, writer: Writer) -> Turn:
+        assert self.next is not None
+        return self.thread.ask(self.next, slot, writer)
+
+    def hear(self, outcome: Outcome, slot: int, writer: Writer) -> Remembered:
+        """Take in what came of the turn, and go on to the next one."""
+        assert self.next is not None
+        remembered = self.thread.hear(self.next, outcome, slot, writer)
+        self.next = next(self.trees, None)
+        return remembered
+
+
+def _converse(writer: Writer, talks: Iterator[_Talk], row_tokens: int) -> Iterator[tuple[int, Remembered, bool]]:
+    """Yield every answer with the number of its group, and whether it was the group's last."""
+    waiting = (talk for talk in talks if talk.next is not None)
+    free, active, started = list(range(writer.settings.slots)), dict[int, _Talk](), 0
+    while True:
+        while free and (talk := next(waiting, None)) is not None:
+            slot, talk.place, started = free.pop(0), started, started + 1
+            writer.forget(slot)
+            active[slot] = talk
+        if not active:
+            return
+        asking = [active[slot].ask(slot, writer) for slot in sorted(active)]
+        for turns in _fill_rows(asking, row_tokens):
+            for turn, outcome in zip(turns, writer.turn(turns), strict=True):
+                talk = active[turn.slot]
+                remembered = talk.hear(outcome, turn.slot, writer)
+                yield talk.place, remembered, talk.next is None
+                if talk.next is None:
+                    del active[turn.slot]
+                    free.append(turn.slot)
+        free.sort()
+
+
+def _fill_rows(turns: Sequence[Turn], row_tokens: int) -> Iterator[list[Turn]]:
+    row: list[Turn] = []
+    for turn in turns:
+        if row and sum(len(other.part.ids) for other in row) + len(turn.part.ids) > row_tokens:
+            yield row
+            row = []
+        row.append(turn)
+    yield row

@@ -1,0 +1,218 @@
+"""Recognise, then write: Dynamic Parameter Memory (arXiv 2507.09076) with the recipe of Temp-LoRA (arXiv 2401.11504).
+
+A conversation starts with a fresh temporary adapter over base and task adapter. A turn is recognised with what is
+remembered and its window of utterances alone, and then written: a step down the language-model loss of what was said
+and the loss of the recognised emotion given its question. Both come from one forward pass, of all conversations that
+have a turn, through the layers above the cut; those below it do not depend on any memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.nn.functional import cross_entropy
+
+from ...prompts.packing import Leaf, Part, TreeTokens
+from ...prompts.tokens import PieceTokenizer
+from ..attention import Layout
+from ..scoring import Decisions, find_leaves
+from .factors import State, TemporaryFactors
+from .settings import Memory as Settings
+from .split import SplitModel
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn of the conversation in a slot: what is computed, and the label to write in place of the recognised one.
+
+    `said` are the places in the part whose logits tell the words that were said, and these words' ids.
+    """
+
+    slot: int
+    part: Part
+    said: tuple[list[int], list[int]]
+    gold: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a turn: log p of every label, shape (labels,), and the losses of what was said and felt, in nats.
+
+    `written` is whether the turn is part of a write, now or when its chunk is full; `undone` whether the write that
+    ended with this turn diverged and was rolled back.
+    """
+
+    log_p: torch.Tensor
+    semantics_loss: float
+    emotion_loss: float
+    written: bool
+    undone: bool
+
+
+def lay_out_turn(tree: TreeTokens, tokens: PieceTokenizer, branch: Sequence[int], slot: int, gold: int | None) -> Turn:
+    """Lay out a tree of one branch: its question with all answers, and what was said once more, read causally.
+
+    The words are read a second time because in the trunk they may see each other both ways.
+    """
+    before, words, begin = tree.said()
+    leaves = find_leaves(tokens.answers.values(), tokens.choices)
+    part = tree.lay_out([(tree.after(0), branch, leaves), (before, (), [tuple(words)])])
+    last = part.asked[1][tuple(words)]
+    places = list(range(last - len(words) + 1, last + 1))
+    begin = max(begin, 1) if before == 0 else begin
+    # A word is told by the token before it; before the first of the stretch stands the end of the utterance before.
+    tellers = [places[place - 1] if place else before - 1 for place in range(begin, len(words))]
+    return Turn(slot, part, (tellers, words[begin:]), gold)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A turn that waits to be written: what entered the upper layers, shape (tokens, hidden), and its loss then."""
+
+    turn: Turn
+    hidden: torch.Tensor
+    label: int
+    loss: float
+
+
+class Writer:
+    """Recognises and writes turns of many conversations at once, each in its slot.
+
+    Answers of one conversation never depend on another: its factors are a row of their own, and its tokens see only
+    themselves.
+    """
+
+    def __init__(self, model: Any, tokens: PieceTokenizer, settings: Settings, slots: int) -> None:
+        self.settings = settings
+        self._halves = SplitModel(model, settings.layers)
+        self._answers: list[Leaf] = list(tokens.answers.values())
+        self._choices = tokens.choices
+        modules = find_modules(self._halves.upper_layers, settings.modules)
+        self.factors = TemporaryFactors(modules, slots=slots, rank=settings.rank, scale=settings.scale)
+        self._gradients = torch.zeros_like(self.factors.values)
+        self._held: list[list[_Held]] = [[] for _ in range(slots)]
+
+    def forget(self, slot: int) -> None:
+        """Begin a fresh memory in a slot."""
+        self.factors.put([slot], None)
+        self._drop([slot])
+
+    def hold(self, turn: Turn, label: int, loss: float, gradients: torch.Tensor) -> None:
+        """Take up a turn again that waited to be written, with the gradients of all that wait in its slot."""
+        with self._halves.open(), self.factors.attached():
+            hidden = self._halves.lower(Layout([turn.part], self.factors.values.device))
+        self._held[turn.slot].append(_Held(turn, hidden[0], label, loss))
+        self._gradients[turn.slot] = gradients
+
+    def waiting(self, slot: int) -> tuple[list[tuple[int, float]], torch.Tensor]:
+        """Return the label and the loss of each turn that waits to be written, and the gradients of them all."""
+        return [(held.label, held.loss) for held in self._held[slot]], self._gradients[slot]
+
+    def turn(self, turns: Sequence[Turn]) -> list[Outcome]:
+        """Recognise a turn of each of some conversations, and write it or keep it until its chunk is full."""
+        with self._halves.open(), self.factors.attached():
+            return self._turn(turns)
+
+    def _turn(self, turns: Sequence[Turn]) -> list[Outcome]:
+        slots = [turn.slot for turn in turns]
+        layout = Layout([turn.part for turn in turns], self.factors.values.device)
+        hidden = self._halves.lower(layout)
+        with torch.enable_grad(), self.factors.using(slots, layout.lengths) as values:
+            log_p, said = self._read(layout, hidden, turns)
+            labels = [
+                int(row.argmax()) if turn.gold is None else turn.gold for turn, row in zip(turns, log_p, strict=True)
+            ]
+            felt, losses = self._weigh(log_p, said, labels)
+            (gradients,) = torch.autograd.grad(losses.sum(), values)
+        surprised = losses.detach() >= self.settings.least_surprise
+        self._gradients[slots] += torch.where(surprised[:, None], gradients, 0)
+        rows = hidden[0].split(layout.lengths)
+        for turn, row, label, loss, keep in zip(turns, rows, labels, losses.tolist(), surprised.tolist(), strict=True):
+            if keep:
+                self._held[turn.slot].append(_Held(turn, row, label, loss))
+        full = [slot for slot in slots if len(self._held[slot]) == self.settings.chunk]
+        undone = self._write(full) if full else set()
+        numbers = zip(slots, log_p.detach(), said.tolist(), felt.tolist(), surprised.tolist(), strict=True)
+        return [Outcome(row, s, f, keep, slot in undone) for slot, row, s, f, keep in numbers]
+
+    def _read(self, layout: Layout, hidden: torch.Tensor, turns: Sequence[Turn]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log p of the labels of each turn, (turns, labels), and the mean loss of its words, (turns,)."""
+        decisions = Decisions(layout, [wanted for _ in turns for wanted in (self._answers, [])], self._choices)
+        tellers = [start + place for turn, start in zip(turns, layout.starts, strict=True) for place in turn.said[0]]
+        logits = self._halves.upper(layout, hidden, [*decisions.places, *tellers])
+        log_p = decisions.score(logits[: len(decisions.places)]).reshape(len(turns), -1)
+        words = torch.tensor([word for turn in turns for word in turn.said[1]], device=logits.device)
+        losses = cross_entropy(logits[len(decisions.places) :].float(), words, reduction="none")
+        counts = [len(turn.said[1]) for turn in turns]
+        return log_p, torch.stack([loss.mean() for loss in losses.split(counts)])
+
+    def _weigh(
+        self, log_p: torch.Tensor, said: torch.Tensor, labels: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of each turn's emotion, and of the turn as a whole, both of shape (turns,)."""
+        settings = self.settings
+        felt = -log_p[range(len(labels)), list(labels)]
+        sure = (-felt).detach().exp() if settings.by_confidence else 1.0
+        semantics = settings.semantics_weight * (settings.content != "emotion")
+        emotion = settings.emotion_weight * (settings.content != "semantics")
+        return felt, semantics * said + emotion * sure * felt
+
+    def _write(self, slots: list[int]) -> set[int]:
+        """Write what some slots hold. Returns those where that diverged, and was undone."""
+        settings, before = self.settings, self.factors.take(slots)
+        rates = settings.rate / (1 + settings.damping * before.steps / settings.steps)
+        gradients = self._gradients[slots] / settings.chunk
+        for step in range(settings.steps):
+            if step:
+                _, gradients = self._measure(slots, differentiate=True)
+            if not step and settings.decay:
+                self.factors.decay(slots, settings.decay)
+            self.factors.step(slots, gradients, rates=rates, adamw=settings.optimizer == "adamw")
+        losses, _ = self._measure(slots, differentiate=False)
+        at_first = [sum(held.loss for held in self._held[slot]) / settings.chunk for slot in slots]
+        rise = losses - torch.tensor(at_first, device=losses.device)
+        norms = self.factors.norms(slots)
+        # Written so that what is not a number diverges too.
+        sound = (rise <= settings.largest_rise) & (norms <= settings.largest_norm)
+        undone = [place for place, well in enumerate(sound.tolist()) if not well]
+        if undone:
+            self.factors.put(
+                [slots[place] for place in undone],
+                State(before.values[undone], before.moments[:, undone], before.steps[undone]),
+            )
+        self._drop(slots)
+        return {slots[place] for place in undone}
+
+    def _measure(self, slots: list[int], *, differentiate: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of what each slot holds, (slots,), and its gradients, (slots, parameters), if wanted."""
+        held = [one for slot in slots for one in self._held[slot]]
+        layout = Layout([one.turn.part for one in held], self.factors.values.device)
+        hidden = torch.cat([one.hidden for one in held]).unsqueeze(0)
+        lengths = [sum(len(one.turn.part.ids) for one in self._held[slot]) for slot in slots]
+        with torch.set_grad_enabled(differentiate), self.factors.using(slots, lengths) as values:
+            log_p, said = self._read(layout, hidden, [one.turn for one in held])
+            _, losses = self._weigh(log_p, said, [one.label for one in held])
+            means = losses.view(len(slots), -1).mean(dim=1)
+            gradients = torch.autograd.grad(means.sum(), values)[0] if differentiate else torch.zeros(())
+        return means.detach(), gradients
+
+    def _drop(self, slots: Sequence[int]) -> None:
+        self._gradients[list(slots)] = 0
+        for slot in slots:
+            self._held[slot].clear()
+
+
+def find_modules(layers: Sequence[Any], which: str) -> dict[str, Any]:
+    """Return the linear modules of some layers by name: "all", or those of "attention" or "feed_forward" alone."""
+    found: dict[str, Any] = {}
+    for number, layer in enumerate(layers):
+        inside: list[str] = []
+        for name, module in layer.named_modules():
+            if isinstance(module, torch.nn.Linear | BaseTunerLayer) and not name.startswith(tuple(inside)):
+                inside.append(f"{name}.")
+                of = "attention" if "attn" in name or "attention" in name else "feed_forward"
+                if which in ("all", of):
+                    found[f"{number}.{name}"] = module
+    return found
