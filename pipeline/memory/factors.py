@@ -67,10 +67,10 @@ class TemporaryFactors:
     def attached(self) -> Iterator[None]:
         """Have the layers add what the factors give, wherever `using` says whose; nothing of the model is changed."""
 
-        def hook(shape: Shape) -> Callable[[Any, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]:
+        def adding(shape: Shape) -> Callable[[Any, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]:
             return lambda layer, inputs, output: self._add(shape, inputs[0], output)
 
-        hooks = [layer.register_forward_hook(hook(shape)) for layer, shape in self.modules()]
+        hooks = [layer.register_forward_hook(adding(shape)) for layer, shape in self.modules()]
         try:
             yield
         finally:
