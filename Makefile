@@ -16,7 +16,7 @@ test: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # torch by itself first: it comes as a CPU build where one is provided. The stamp comes last, so that a half-made
 # .venv is mended by running again.
