@@ -1,7 +1,6 @@
 """What a manifest says of the machine: package versions and peak memory."""
 
 import ctypes
-import gc
 import platform
 import resource
 import sys
@@ -31,7 +30,6 @@ def package_versions() -> dict[str, str]:
 
 def reset_peak_memory() -> None:
     """Let the peaks begin anew, where the system can (Linux); elsewhere that of main memory is the process's so far."""
-    gc.collect()  # a trainer and its model refer to one another, and would count for the next stage
     release_memory()
     if cuda := _cuda_in_use():
         cuda.reset_peak_memory_stats()

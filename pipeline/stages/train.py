@@ -1,5 +1,6 @@
 """Train: LoRA on the language model through TRL; the adapter with the best dev W-F1 is kept."""
 
+import gc
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ def run(config: Config, run: Run) -> str:
     # The entry of how fast it went is left out: the manifest says that, and the log can be made again.
     log = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
     write_json_lines(run.path("train", "log.jsonl"), log)
+    del trainer
+    gc.collect()  # a trainer and its model refer to one another, and would count for the next stage
     return summary
 
 
