@@ -57,11 +57,11 @@ def load_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
             f"those of {config.model.name!r} here. Set `model.name` to the adapter's base model, in the same form (hub "
             "name or folder), or train an adapter for this one."
         )
-    expected = {"attention": config.model.attention, "labels": list(labels), "wording": wording.hash}
+    expected = {"labels": list(labels), "wording": wording.hash, "attention": config.model.attention}
     remedies = {
-        "attention": "Set `model.attention` to the adapter's, or train again.",
         "labels": "Labels and their order must be those of the corpus; train an adapter for this corpus.",
         "wording": "Set `prompts.template` to the adapter's wording (its folder `wording`), or train again.",
+        "attention": "Set `model.attention` to the adapter's, or train again.",
     }
     for key, value in expected.items():
         if card.get(key) != value:

@@ -60,13 +60,15 @@ def build_trees(
     turns go, and an utterance longer than a quarter of it loses its middle; `losses` counts both.
     Raises DataError where the budget does not even hold one utterance and its question.
     """
-    draft = _Draft(dialogue, knowledge, task, losses)
+    draft, shown = _Draft(dialogue, knowledge, task, losses), set[int]()
     plan = _plan_windows if task.history == "window" else _plan_segments
     for segment, (first, turns) in enumerate(plan(asked, draft)):
         trunk, spans = draft.trunk(first, turns[-1])
+        shown.update(range(first, turns[-1] + 1))
         losses["prompts without their oldest turns"] += sum(first > draft.first_wanted(turn) for turn in turns)
         branches = tuple(replace(draft.branch(turn), after=spans[turn - first][1]) for turn in turns)
         yield PromptTree(dialogue.id, segment, trunk, spans, branches)
+    losses["utterances without their middle"] += len(shown & draft.shortened)
 
 
 def _plan_windows(asked: Sequence[int], draft: "_Draft") -> Iterator[tuple[int, list[int]]]:
@@ -92,6 +94,7 @@ class _Draft:
     def __init__(self, dialogue: Dialogue, knowledge: Knowledge, task: Task, losses: Counter[str]) -> None:
         self.dialogue, self.knowledge, self.task, self.losses = dialogue, knowledge, task, losses
         self.head = (*task.tokens.opening, *task.wording.pieces("instruction", labels=", ".join(task.labels)))
+        self.shortened: set[int] = set()
         self._utterances: dict[int, tuple[str, tuple[Piece, ...]]] = {}
         self._turns_of: dict[str, list[int]] = defaultdict(list)
         for turn, utterance in enumerate(dialogue.utterances):
@@ -162,6 +165,7 @@ class _Draft:
         if turn not in self._utterances:
             utterance = self.dialogue.utterances[turn]
             text = self._shorten(utterance)
+            self.shortened |= {turn} if text != utterance.text else set()
             pieces = self.task.wording.pieces("utterance", speaker=utterance.speaker, text=text)
             self._utterances[turn] = (text, pieces)
         return self._utterances[turn]
@@ -210,7 +214,6 @@ class _Draft:
         limit = self.task.max_tokens // 4
         if self.task.tokens.count([Piece(utterance.text)]) <= limit:
             return utterance.text
-        self.losses["utterances without their middle"] += 1
         # The ends say most of what is felt.
         half, text = len(utterance.text) // 2, utterance.text
         while half and self.task.tokens.count([Piece(text)]) > limit:

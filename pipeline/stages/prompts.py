@@ -21,7 +21,8 @@ from ...retrieval.store import ProfileStore
 from .. import backbone
 from ..artefacts import load_dialogues, load_labels, load_speakers, load_trees, load_wording
 from ..backbone import load_tokenizer
-from ..config import Config, Prompts
+from ..config import Config
+from ..config import Prompts as PromptsConfig
 from ..console import progress, say
 from ..run import Run
 from .profiles import build_biographer, load_vectors
@@ -81,7 +82,7 @@ def build_task(config: Config, run: Run) -> Task:
     return make_task(config.prompts, wording, tokens, labels)
 
 
-def make_task(settings: Prompts, wording: Wording, tokens: PieceTokenizer, labels: LabelSet) -> Task:
+def make_task(settings: PromptsConfig, wording: Wording, tokens: PieceTokenizer, labels: LabelSet) -> Task:
     return Task(
         wording=wording,
         tokens=tokens,
