@@ -10,11 +10,16 @@ from ..prompts.tokens import Choices, PieceTokenizer
 from ..prompts.tree import Branch, PromptTree, unroll
 from ..prompts.wording import Piece, Wording
 from .console import progress
+from .measure import release_memory
 
 if TYPE_CHECKING:
     import torch
 
     from .attention import Layout, TrunkCache
+
+
+# Forward passes after which freed memory goes back to the system: rows of ever other lengths leave gaps.
+PASSES_TO_RELEASE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +137,13 @@ def answer_trees(
 
 def _converse(model: Any, waiting: "Iterator[_Conversation]", together: int) -> "Iterator[_Conversation]":
     """Yield a conversation whenever one more of its questions is answered."""
-    active = list(islice(waiting, together))
+    active, passes = list(islice(waiting, together)), 0
     while active:
         asking = [(conversation, conversation.ask()) for conversation in active]
         for row in _fill_rows(asking):
+            passes += 1
+            if passes % PASSES_TO_RELEASE == 0:
+                release_memory()
             for (conversation, part), log_p in zip(row, _score(model, row), strict=True):
                 for _ in conversation.hear(part, log_p):
                     yield conversation
