@@ -58,13 +58,15 @@ def read_variants(path: Path | None) -> dict[str, list[str]]:
     values, places = parse_mapping(source.read_text(encoding="utf-8"), str(path or "ablation.yaml"))
     folders: dict[str, str] = {}
     for name, changes in values.items():
-        if not isinstance(changes, dict) or not changes:
-            raise ConfigError(
-                f"{places[name]}: {name}: found {changes!r}, expected changed keys, `section.key: VALUE`."
-            )
+        if not isinstance(name, str) or not isinstance(changes, dict) or not changes:
+            place = places.get(str(name), path)
+            raise ConfigError(f"{place}: {name}: found {changes!r}, expected changed keys, `section.key: VALUE`.")
         if (other := folders.setdefault(_folder_name(name), name)) != name:
             raise ConfigError(f"{places[name]}: {name}: its folder would be that of {other!r}. Rename one of them.")
-    return {name: [f"{key}={json.dumps(value)}" for key, value in changes.items()] for name, changes in values.items()}
+    return {
+        name: [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items()]
+        for name, changes in values.items()
+    }
 
 
 def ablate(config_name: str, overrides: Sequence[str], run: Run, variants: Mapping[str, Sequence[str]]) -> list[Row]:
@@ -74,6 +76,11 @@ def ablate(config_name: str, overrides: Sequence[str], run: Run, variants: Mappi
     """
     config = load_config(config_name, overrides, run.seed)
     changed = {name: load_config(config_name, [*overrides, *changes], run.seed) for name, changes in variants.items()}
+    for name, other in changed.items():
+        if other.data != config.data:
+            raise ConfigError(
+                f"{name}: it changes the corpus, and variants are compared on the same one. Leave it out."
+            )
     kept = {name: other for name, other in changed.items() if other != config}
     run_stages(config, run, last=LAST)
     runs = {WHOLE: run}
@@ -97,7 +104,8 @@ def write_table(rows: Sequence[Row]) -> str:
         spread = f" ± {row.deviation:.2f}" if row.deviation is not None else ""
         against = "" if row.name == WHOLE else f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
         unseen = "" if row.unseen is None else f"{row.unseen:.2f}"
-        cells = [row.name, str(row.seeds), f"{row.dev:.2f}", f"{row.test:.2f}{spread}", unseen, against]
+        mark = " (oracle)" if row.oracle and "oracle" not in row.name else ""
+        cells = [f"{row.name}{mark}", str(row.seeds), f"{row.dev:.2f}", f"{row.test:.2f}{spread}", unseen, against]
         lines.append(cells)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

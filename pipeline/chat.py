@@ -15,20 +15,20 @@ def chat(conversation: Conversation, lines: Iterable[str]) -> Iterator[str]:
     yield HELP
     for line in map(str.strip, lines):
         command, _, rest = line.partition(" ")
-        if not line:
-            continue
-        if command == "/forget":
-            conversation.forget()
-            yield "  forgotten"
-        elif command == "/save" and rest:
-            conversation.save(rest)
-            yield f"  saved: {rest}"
-        else:
-            speaker, colon, text = line.partition(":")
-            try:
-                yield describe(conversation.add(speaker.strip(), text)) if colon else f"  found no ':'. {HELP}"
-            except DataError as error:
-                yield f"  {error}"
+        speaker, colon, text = line.partition(":")
+        try:
+            if command == "/forget":
+                conversation.forget()
+                yield "  forgotten" if conversation.memory else "  there is no memory; begin with --memory to have one"
+            elif command == "/save" and rest:
+                conversation.save(rest)
+                yield f"  saved: {rest}"
+            elif colon:
+                yield describe(conversation.add(speaker.strip(), text))
+            elif line:
+                yield f"  found no ':'. {HELP}"
+        except (DataError, OSError) as error:
+            yield f"  {error}"
 
 
 def describe(found: Recognized) -> str:

@@ -76,8 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     chat = commands.add_parser("chat", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
     chat.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the folder of an adapter")
     chat.add_argument("--seed", type=int, help="which seed's adapter of the run")
-    chat.add_argument("--memory", action="store_true", help="write what is said and felt into a temporary memory")
-    chat.add_argument("--resume", type=Path, metavar="FILE", help="take up a conversation that was saved")
+    begun = chat.add_mutually_exclusive_group()
+    begun.add_argument("--memory", action="store_true", help="write what is said and felt into a temporary memory")
+    begun.add_argument("--resume", type=Path, metavar="FILE", help="take up a conversation that was saved")
     chat.set_defaults(command=_chat)
     summary = "list the shipped configurations, or print one with all its keys"
     configs = commands.add_parser("configs", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)

@@ -25,10 +25,12 @@ ID = "conversation"
 class Conversation:
     """Every utterance is answered when it is added, and nothing later changes that.
 
-    With a memory, what was said and felt is written into it, and prompts show its window of utterances alone.
+    With a memory, what was said and felt is written into it, and of the history prompts show its window alone.
     """
 
     def __init__(self, recognizer: "Recognizer", memory: Memory | None) -> None:
+        if memory is not None and memory.oracle:
+            raise DataError("`memory.oracle` writes gold emotions, and a live conversation has none. Leave it out.")
         self.recognizer, self.memory = recognizer, memory
         self._utterances: list[Utterance] = []
         self._felt: dict[int, str] = {}
@@ -45,7 +47,7 @@ class Conversation:
         """
         turn = len(self._utterances)
         speakers = [speaker] if isinstance(speaker, str) else speaker
-        utterance = build_utterance(str(turn), map(self.recognizer.spell, speakers), text, None, None, f"turn {turn}")
+        utterance = self.recognizer.spell(build_utterance(str(turn), speakers, text, None, None, f"turn {turn}"))
         dialogue = Dialogue(ID, (*self._utterances, utterance))
         found = self._answer(dialogue, turn) if self.memory is None else self._remember(dialogue, turn)
         self._utterances.append(utterance)
@@ -70,7 +72,7 @@ class Conversation:
         if self.memory is not None:
             waiting, gradients = self._writer.waiting(0)
             turns = self._chunk[len(self._chunk) - len(waiting) :]
-            record["waiting"] = [[turn, label, loss] for turn, (label, loss) in zip(turns, waiting, strict=True)]
+            record["waiting"] = [[turn, *held] for turn, held in zip(turns, waiting, strict=True)]
             record["speakers"] = list(self._thread.memories)
             states = {"": self._writer.factors.take([0])} | self._thread.memories
             for place, state in enumerate(states.values()):
@@ -103,10 +105,10 @@ class Conversation:
             ]
             self._thread.memories = dict(zip(record["speakers"], states[1:], strict=True))
             self._writer.factors.put([0], states[0])
-            for turn, label, loss in record["waiting"]:
+            for turn, *held in record["waiting"]:
                 (tree,) = recognizer.plant(Dialogue(ID, tuple(self._utterances[: turn + 1])), self._task, first=turn)
                 asked = self._thread.ask(tree, 0, self._writer)
-                self._writer.hold(asked, label, loss, tensors["gradients"])
+                self._writer.hold(asked, *held, tensors["gradients"])
                 self._chunk.append(turn)
         return self
 
@@ -121,7 +123,10 @@ class Conversation:
         export_adapter(Path(folder), self.recognizer.model, self._writer.factors, 0, base)
 
     def _answer(self, dialogue: Dialogue, turn: int) -> "Recognized":
-        *_, tree = self.recognizer.plant(dialogue, self.recognizer.task)
+        task = self.recognizer.task
+        # Where a segment of the full history begins depends on all turns before.
+        first = turn if task.history == "window" else 0
+        *_, tree = self.recognizer.plant(dialogue, task, first)
         (answer,) = self.recognizer.answer([replace(tree, branches=tree.branches[-1:])], {ID: self._felt})
         return self.recognizer.describe(answer)
 

@@ -9,16 +9,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
-from ..data.dialogue import Dialogue
+from ..data.dialogue import Dialogue, Utterance
 from ..data.errors import DataError
 from ..data.files import hash_file, read_json
 from ..data.labels import LabelSet
-from ..data.speakers import SpeakerRegistry
+from ..data.speakers import SpeakerRegistry, fold_name
 from ..prompts.tasks import Knowledge, Task, build_trees
 from ..prompts.tokens import PieceTokenizer
 from ..prompts.tree import PromptTree, read_aloud
@@ -45,7 +47,7 @@ class Recognized:
     """The emotion of one utterance.
 
     `facts` is what was retrieved for it, `prompt` the text that was asked. `written` is whether the turn was written
-    into the temporary memory, None without one; a write that diverged is `undone`.
+    into the temporary memory, None without one; a write that diverged is `undone`. `oracle`: gold was written.
     """
 
     dialogue: str
@@ -56,6 +58,7 @@ class Recognized:
     prompt: str
     written: bool | None = None
     undone: bool = False
+    oracle: bool = False
 
 
 class Recognizer:
@@ -72,7 +75,8 @@ class Recognizer:
         speakers: SpeakerRegistry | None = None,
     ) -> None:
         self.config, self.model, self.task, self.speakers, self._inform = config, model, task, speakers, inform
-        self.identity = identity  # of base model, adapter and wording, SHA-256
+        self.identity = identity  # SHA-256 of all that decides an answer
+        self._names = _collect_names(speakers)
         self.both_ways = config.model.attention == "utterance"
 
     @classmethod
@@ -83,11 +87,8 @@ class Recognizer:
         """
         folder = Path(path)
         if (folder / CARD).is_file():
-            card = read_json(folder / CARD)
-            model = Model(name=card["base_model"], revision=card["revision"], attention=card["attention"])
-            prompts = Prompts(**card["protocol"] | {"template": str(folder / "wording")})
-            config = Config(name="adapter", data=Data(path="none"), model=model, prompts=prompts)
-            return cls._assemble(config, folder, LabelSet(tuple(card["labels"])), _know_nobody)
+            config, labels = _read_card(folder)
+            return cls._assemble(config, folder, labels, _know_nobody)
         if not (folder / "config.yaml").is_file():
             raise DataError(
                 f"{folder}: neither a run (it has no config.yaml) nor an adapter that erckit made (it has no {CARD}). "
@@ -102,7 +103,8 @@ class Recognizer:
         store = ProfileStore.load(run.path("profiles"), encoder.name, encoder.fingerprint, encoder.dimension)
         speakers = load_speakers(run)
         inform = _know_from(store, speakers, encoder, config.prompts.facts)
-        return cls._assemble(config, adapter, load_labels(run), inform, speakers)
+        known = [run.path("profiles", "facts.jsonl"), run.path("ingest", "speakers.json")]
+        return cls._assemble(config, adapter, load_labels(run), inform, speakers, known)
 
     @classmethod
     def _assemble(
@@ -112,13 +114,15 @@ class Recognizer:
         labels: LabelSet,
         inform: Inform,
         speakers: SpeakerRegistry | None = None,
+        known: Iterable[Path] = (),
     ) -> "Recognizer":
         wording = read_wording(config.prompts.template)
         tokens = PieceTokenizer(load_tokenizer(config.model), labels, wording, chat=config.prompts.chat)
         model = load_adapter(load_model(config.model), adapter, config, labels, wording)
         task = make_task(config.prompts, wording, tokens, labels)
-        parts = (fingerprint(config.model), hash_file(adapter / "adapter_model.safetensors"), wording.hash)
-        identity = hashlib.sha256("".join(parts).encode()).hexdigest()
+        settings = config.model_dump_json(include={"model", "prompts"}, exclude={"prompts": {"template"}})
+        parts = (fingerprint(config.model), hash_file(adapter / "adapter_model.safetensors"), wording.hash, settings)
+        identity = hashlib.sha256("".join([*parts, *map(hash_file, known)]).encode()).hexdigest()
         return cls(config, model, task, inform, identity=identity, speakers=speakers)
 
     def conversation(self, memory: Memory | None = None) -> Conversation:
@@ -136,8 +140,11 @@ class Recognizer:
     def predict(self, dialogues: Iterable[Dialogue], memory: Memory | None = None) -> Iterator[Recognized]:
         """Yield the emotion of every utterance, dialogue by dialogue, in order: streaming, in flat memory.
 
-        With a memory of the scope "session", dialogues of one session are to follow one another.
+        With memories of speakers, the dialogues are answered one after the other, and there is one for each speaker.
         """
+        dialogues = (
+            replace(dialogue, utterances=tuple(map(self.spell, dialogue.utterances))) for dialogue in dialogues
+        )
         if memory is None:
             trees = (tree for dialogue in dialogues for tree in self.plant(dialogue, self.task))
             yield from (self.describe(answer) for answer in self.answer(trees))
@@ -153,9 +160,9 @@ class Recognizer:
             both_ways=self.both_ways,
             row_tokens=self.config.predict.row_tokens,
         )
-        yield from (self.describe(one.answer, one) for one in answered)
+        yield from (self.describe(one.answer, one, memory.oracle) for one in answered)
 
-    def describe(self, answer: Answer, remembered: Remembered | None = None) -> Recognized:
+    def describe(self, answer: Answer, remembered: Remembered | None = None, oracle: bool = False) -> Recognized:
         return Recognized(
             dialogue=answer.dialogue,
             utterance=answer.branch.utterance,
@@ -165,6 +172,7 @@ class Recognizer:
             prompt=read_aloud(answer.prompt),
             written=None if remembered is None else remembered.written,
             undone=remembered is not None and remembered.undone,
+            oracle=oracle,
         )
 
     def answer(
@@ -182,9 +190,10 @@ class Recognizer:
             gold=gold,
         )
 
-    def spell(self, name: str) -> str:
-        """Return how prompts spell a name: as training does, where it has that person."""
-        return self.speakers[name].name if self.speakers is not None and name in self.speakers else name
+    def spell(self, utterance: Utterance) -> Utterance:
+        """Return an utterance with the names that training has for its speakers, where it has them, each once."""
+        names = dict.fromkeys(self._names.get(fold_name(name), name) for name in utterance.speakers)
+        return replace(utterance, speakers=tuple(names))
 
     def plant(self, dialogue: Dialogue, task: Task, first: int = 0) -> Iterator[PromptTree]:
         """Yield the trees that ask about the turns of a dialogue from `first` on."""
@@ -200,15 +209,37 @@ def share_memory(dialogues: Iterable[Dialogue], memory: Memory) -> Iterator[Iter
         yield from ([dialogue] for dialogue in dialogues)
 
 
+def _read_card(folder: Path) -> tuple[Config, LabelSet]:
+    """Return the settings and the labels that an adapter was made with."""
+    card = read_json(folder / CARD)
+    try:
+        model = Model(name=card["base_model"], revision=card["revision"], attention=card["attention"])
+        prompts = Prompts(**card["protocol"] | {"template": str(folder / "wording")})
+        config = Config(name="adapter", data=Data(path="none"), model=model, prompts=prompts)
+        return config, LabelSet(tuple(card["labels"]))
+    except (KeyError, TypeError, ValidationError) as error:
+        reason = str(error).replace("\n", " ")
+        raise DataError(
+            f"{folder / CARD}: not written by this version of erckit ({reason}). Train the adapter again."
+        ) from error
+
+
+def _collect_names(speakers: SpeakerRegistry | None) -> dict[str, str]:
+    """Return the name of each person by every folded name that they go by."""
+    aliases = {fold_name(alias): s.name for s in speakers or () for alias in s.aliases}
+    return aliases | {fold_name(s.name): s.name for s in speakers or ()}
+
+
 def _know_nobody(dialogue: Dialogue) -> Knowledge:
     return Knowledge(general=lambda name: None, nearest=lambda turn: ())
 
 
 def _know_from(store: ProfileStore, speakers: SpeakerRegistry, encoder: SentenceEncoder, count: int) -> Inform:
-    def inform(dialogue: Dialogue) -> Knowledge:
-        def embed(turn: int) -> np.ndarray:
-            return encoder.encode([dialogue.utterances[turn].text])[0]
+    @lru_cache(maxsize=4096)
+    def embed(text: str) -> np.ndarray:
+        return encoder.encode([text])[0]
 
-        return look_up(store, speakers, count, dialogue, embed)
+    def inform(dialogue: Dialogue) -> Knowledge:
+        return look_up(store, speakers, count, dialogue, lambda turn: embed(dialogue.utterances[turn].text))
 
     return inform

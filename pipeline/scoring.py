@@ -54,9 +54,11 @@ class Decisions:
                 asked = next(wanted)
                 if not asked:
                     continue
-                rows = {leaf: len(self.places) + row for row, leaf in enumerate(decided)}
-                self.places += [start + place for place in decided.values()]
-                self._allowed += [choices[leaf] for leaf in decided]
+                # Where all labels begin alike, nothing is decided at first.
+                forks = [leaf for leaf in decided if leaf in choices]
+                rows = {leaf: len(self.places) + row for row, leaf in enumerate(forks)}
+                self.places += [start + decided[leaf] for leaf in forks]
+                self._allowed += [choices[leaf] for leaf in forks]
                 for answer in asked:
                     passed = [answer[:depth] for depth in range(len(answer)) if answer[:depth] in choices]
                     self._terms += [(self.count, rows[p], choices[p].index(answer[len(p)])) for p in passed]

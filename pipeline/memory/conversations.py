@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...data.errors import DataError
 from ...prompts.packing import TreeTokens
 from ...prompts.tokens import PieceTokenizer
 from ...prompts.tree import PromptTree, unroll
@@ -46,6 +47,8 @@ def answer_with_memory(
     the model's own earlier answers in the same dialogue, or those of `gold` by dialogue and turn.
     A forward pass has at most `row_tokens` tokens, unless a single turn needs more.
     """
+    if settings.scope == "speaker":
+        settings = settings.model_copy(update={"slots": 1})  # there is one group only
     writer = Writer(model, tokens, settings, settings.slots)
     talks = (_Talk(iter(group), Thread(tokens, wording, both_ways, gold)) for group in groups)
     heard: dict[int, list[Remembered]] = defaultdict(list)
@@ -88,8 +91,13 @@ class Thread:
         if writer.settings.scope == "speaker":
             writer.factors.put([slot], self.memories.get(branch.speaker))
         packed = TreeTokens(tree, self._tokens, self._wording, both_ways=self._both_ways)
-        is_oracle = writer.settings.oracle and branch.label is not None
-        written = self._labels.index(str(branch.label)) if is_oracle else None
+        written = None
+        if writer.settings.oracle and branch.label is not None:
+            if branch.label not in self._labels:
+                raise DataError(
+                    f"{branch.utterance}: gold is {branch.label!r}, expected one of {', '.join(self._labels)}."
+                )
+            written = self._labels.index(branch.label)
         return lay_out_turn(packed, self._tokens, packed.branch(0, self._told()), slot, written)
 
     def hear(self, tree: PromptTree, outcome: Outcome, slot: int, writer: Writer) -> Remembered:

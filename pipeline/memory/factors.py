@@ -97,10 +97,10 @@ class TemporaryFactors:
         `gradients` has shape (slots, parameters), `rates` (slots,).
         """
         rows = list(slots)
+        self.steps[rows] += 1
         if not adamw:
             self.values[rows] -= rates[:, None] * gradients
             return
-        self.steps[rows] += 1
         first = self.moments[0, rows].lerp(gradients, 1 - BETAS[0])
         second = self.moments[1, rows].lerp(gradients.square(), 1 - BETAS[1])
         self.moments[0, rows], self.moments[1, rows] = first, second
@@ -113,9 +113,9 @@ class TemporaryFactors:
         """Draw B, and with it all that is remembered, towards 0."""
         self.values[list(slots)] *= torch.where(self.is_b, 1 - share, 1.0)
 
-    def norms(self, slots: Sequence[int]) -> torch.Tensor:
-        """Return the Frobenius norm of all B together, shape (slots,)."""
-        return self.values[list(slots)][:, self.is_b].norm(dim=1)
+    def sizes(self, slots: Sequence[int]) -> torch.Tensor:
+        """Return the root mean square of the entries of all B together, shape (slots,)."""
+        return self.values[list(slots)][:, self.is_b].square().mean(dim=1).sqrt()
 
     def take(self, slots: Sequence[int]) -> State:
         """Return a copy of what some slots remember, stacked as in `values`, `moments` and `steps`."""
@@ -124,10 +124,10 @@ class TemporaryFactors:
 
     def put(self, slots: Sequence[int], state: State | None) -> None:
         """Have some slots remember what `take` returned, or with None nothing."""
-        rows = list(slots)
-        self.values[rows] = self.fresh if state is None else state.values
-        self.moments[:, rows] = 0.0 if state is None else state.moments
-        self.steps[rows] = 0.0 if state is None else state.steps
+        rows, device = list(slots), self.values.device
+        self.values[rows] = self.fresh if state is None else state.values.to(device)
+        self.moments[:, rows] = 0.0 if state is None else state.moments.to(device)
+        self.steps[rows] = 0.0 if state is None else state.steps.to(device)
 
     def modules(self) -> list[tuple[Any, Shape]]:
         """Return the linear layers, each with where its factors lie."""

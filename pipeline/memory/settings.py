@@ -13,8 +13,8 @@ class Memory(Section):
     content: Literal["semantics", "emotion", "both"] = Field(
         default="both", description="what is written: what was said, the emotion recognised, or both"
     )
-    scope: Literal["dialogue", "session", "speaker"] = Field(
-        default="dialogue", description="what one memory is kept for: a dialogue, the scenes of a session, a speaker"
+    scope: Literal["dialogue", "speaker"] = Field(
+        default="dialogue", description="what one memory is kept for; those of speakers last over all dialogues given"
     )
     window: int = Field(default=3, ge=1, description="utterances shown beside the memory, the asked one included")
     slots: int = Field(default=8, ge=1, description="conversations that advance together, each with a memory")
@@ -34,7 +34,11 @@ class Memory(Section):
     by_confidence: bool = Field(default=False, description="scale the loss of an emotion by its probability")
     least_surprise: float = Field(default=0.0, ge=0, description="turns whose loss is lower are not written, in nats")
     decay: float = Field(default=0.0, ge=0, lt=1, description="share that is forgotten before each write")
-    largest_norm: float = Field(default=10.0, gt=0, description="a write is undone that brings the factors above it")
+    largest_size: float = Field(
+        default=0.1,
+        gt=0,
+        description="a write is undone that brings B above it, as the root mean square of its entries",
+    )
     largest_rise: float = Field(
         default=0.5, ge=0, description="a write is undone that raises the loss of what it wrote by more, in nats"
     )

@@ -1,9 +1,10 @@
 """Recognise, then write: Dynamic Parameter Memory (arXiv 2507.09076) with the recipe of Temp-LoRA (arXiv 2401.11504).
 
 A conversation starts with a fresh temporary adapter over base and task adapter. A turn is recognised with what is
-remembered and its window of utterances alone, and then written: a step down the language-model loss of what was said
-and the loss of the recognised emotion given its question. Both come from one forward pass, of all conversations that
-have a turn, through the layers above the cut; those below it do not depend on any memory.
+remembered, its window of utterances and, where prompts tell them, its speaker's recent emotions. Then it is written: a
+step down the language-model loss of what was said and the loss of the recognised emotion given its question. Both come
+from one forward pass, of all conversations that have a turn, through the layers above the cut; those below it do not
+depend on any memory.
 """
 
 from collections.abc import Sequence
@@ -69,11 +70,15 @@ def lay_out_turn(tree: TreeTokens, tokens: PieceTokenizer, branch: Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A turn that waits to be written: what entered the upper layers, shape (tokens, hidden), and its loss then."""
+    """A turn that waits to be written: what entered the upper layers, shape (tokens, hidden), and what it gave then.
+
+    `sure` is the weight of its emotion: the probability that it had, or 1.
+    """
 
     turn: Turn
     hidden: torch.Tensor
     label: int
+    sure: float
     loss: float
 
 
@@ -99,16 +104,16 @@ class Writer:
         self.factors.put([slot], None)
         self._drop([slot])
 
-    def hold(self, turn: Turn, label: int, loss: float, gradients: torch.Tensor) -> None:
+    def hold(self, turn: Turn, label: int, sure: float, loss: float, gradients: torch.Tensor) -> None:
         """Take up a turn again that waited to be written, with the gradients of all that wait in its slot."""
         with self._halves.open(), self.factors.attached():
             hidden = self._halves.lower(Layout([turn.part], self.factors.values.device))
-        self._held[turn.slot].append(_Held(turn, hidden[0], label, loss))
-        self._gradients[turn.slot] = gradients
+        self._held[turn.slot].append(_Held(turn, hidden[0], label, sure, loss))
+        self._gradients[turn.slot] = gradients.to(self._gradients.device)
 
-    def waiting(self, slot: int) -> tuple[list[tuple[int, float]], torch.Tensor]:
-        """Return the label and the loss of each turn that waits to be written, and the gradients of them all."""
-        return [(held.label, held.loss) for held in self._held[slot]], self._gradients[slot]
+    def waiting(self, slot: int) -> tuple[list[tuple[int, float, float]], torch.Tensor]:
+        """Return what `hold` takes of each turn that waits to be written, and the gradients of them all."""
+        return [(held.label, held.sure, held.loss) for held in self._held[slot]], self._gradients[slot]
 
     def turn(self, turns: Sequence[Turn]) -> list[Outcome]:
         """Recognise a turn of each of some conversations, and write it or keep it until its chunk is full."""
@@ -124,14 +129,17 @@ class Writer:
             labels = [
                 int(row.argmax()) if turn.gold is None else turn.gold for turn, row in zip(turns, log_p, strict=True)
             ]
-            felt, losses = self._weigh(log_p, said, labels)
+            felt = -log_p[range(len(labels)), labels]
+            sure = (-felt).detach().exp() if self.settings.by_confidence else torch.ones_like(felt).detach()
+            losses = self._weigh(said, felt, sure)
             (gradients,) = torch.autograd.grad(losses.sum(), values)
         surprised = losses.detach() >= self.settings.least_surprise
         self._gradients[slots] += torch.where(surprised[:, None], gradients, 0)
         rows = hidden[0].split(layout.lengths)
-        for turn, row, label, loss, keep in zip(turns, rows, labels, losses.tolist(), surprised.tolist(), strict=True):
+        heard = zip(turns, rows, labels, sure.tolist(), losses.tolist(), strict=True)
+        for one, keep in zip(heard, surprised.tolist(), strict=True):
             if keep:
-                self._held[turn.slot].append(_Held(turn, row, label, loss))
+                self._held[one[0].slot].append(_Held(*one))
         full = [slot for slot in slots if len(self._held[slot]) == self.settings.chunk]
         undone = self._write(full) if full else set()
         numbers = zip(slots, log_p.detach(), said.tolist(), felt.tolist(), surprised.tolist(), strict=True)
@@ -148,42 +156,50 @@ class Writer:
         counts = [len(turn.said[1]) for turn in turns]
         return log_p, torch.stack([loss.mean() for loss in losses.split(counts)])
 
-    def _weigh(
-        self, log_p: torch.Tensor, said: torch.Tensor, labels: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss of each turn's emotion, and of the turn as a whole, both of shape (turns,)."""
+    def _weigh(self, said: torch.Tensor, felt: torch.Tensor, sure: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each turn, shape (turns,), from those of its words and of its emotion."""
         settings = self.settings
-        felt = -log_p[range(len(labels)), list(labels)]
-        sure = (-felt).detach().exp() if settings.by_confidence else 1.0
         semantics = settings.semantics_weight * (settings.content != "emotion")
         emotion = settings.emotion_weight * (settings.content != "semantics")
-        return felt, semantics * said + emotion * sure * felt
+        return semantics * said + emotion * sure * felt
 
     def _write(self, slots: list[int]) -> set[int]:
-        """Write what some slots hold. Returns those where that diverged, and was undone."""
-        settings, before = self.settings, self.factors.take(slots)
-        rates = settings.rate / (1 + settings.damping * before.steps / settings.steps)
-        gradients = self._gradients[slots] / settings.chunk
-        for step in range(settings.steps):
-            if step:
-                _, gradients = self._measure(slots, differentiate=True)
-            if not step and settings.decay:
-                self.factors.decay(slots, settings.decay)
-            self.factors.step(slots, gradients, rates=rates, adamw=settings.optimizer == "adamw")
-        losses, _ = self._measure(slots, differentiate=False)
-        at_first = [sum(held.loss for held in self._held[slot]) / settings.chunk for slot in slots]
-        rise = losses - torch.tensor(at_first, device=losses.device)
-        norms = self.factors.norms(slots)
-        # Written so that what is not a number diverges too.
-        sound = (rise <= settings.largest_rise) & (norms <= settings.largest_norm)
-        undone = [place for place, well in enumerate(sound.tolist()) if not well]
+        """Write what some slots hold. Returns those where that diverged, and was undone.
+
+        What cannot be brought to its end is undone everywhere, and not tried again.
+        """
+        before = self.factors.take(slots)
+        try:
+            sound = self._step(slots, before)
+        except BaseException:
+            self.factors.put(slots, before)
+            raise
+        finally:
+            self._drop(slots)
+        undone = [place for place, well in enumerate(sound) if not well]
         if undone:
             self.factors.put(
                 [slots[place] for place in undone],
                 State(before.values[undone], before.moments[:, undone], before.steps[undone]),
             )
-        self._drop(slots)
         return {slots[place] for place in undone}
+
+    def _step(self, slots: list[int], before: State) -> list[bool]:
+        """Step down the loss of what some slots hold. Returns for each whether that went well."""
+        settings = self.settings
+        rates = settings.rate / (1 + settings.damping * before.steps / settings.steps)
+        gradients = self._gradients[slots] / settings.chunk
+        if settings.decay:
+            self.factors.decay(slots, settings.decay)
+        for step in range(settings.steps):
+            if step:
+                _, gradients = self._measure(slots, differentiate=True)
+            self.factors.step(slots, gradients, rates=rates, adamw=settings.optimizer == "adamw")
+        losses, _ = self._measure(slots, differentiate=False)
+        at_first = [sum(held.loss for held in self._held[slot]) / settings.chunk for slot in slots]
+        rise = losses - torch.tensor(at_first, device=losses.device)
+        # Written so that what is not a number went wrong too.
+        return ((rise <= settings.largest_rise) & (self.factors.sizes(slots) <= settings.largest_size)).tolist()
 
     def _measure(self, slots: list[int], *, differentiate: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of what each slot holds, (slots,), and its gradients, (slots, parameters), if wanted."""
@@ -193,7 +209,8 @@ class Writer:
         lengths = [sum(len(one.turn.part.ids) for one in self._held[slot]) for slot in slots]
         with torch.set_grad_enabled(differentiate), self.factors.using(slots, lengths) as values:
             log_p, said = self._read(layout, hidden, [one.turn for one in held])
-            _, losses = self._weigh(log_p, said, [one.label for one in held])
+            felt = -log_p[range(len(held)), [one.label for one in held]]
+            losses = self._weigh(said, felt, torch.tensor([one.sure for one in held], device=felt.device))
             means = losses.view(len(slots), -1).mean(dim=1)
             gradients = torch.autograd.grad(means.sum(), values)[0] if differentiate else torch.zeros(())
         return means.detach(), gradients

@@ -77,6 +77,8 @@ def test_the_shipped_variants_change_what_the_shipped_configurations_have():
         ("a: 3\n", "variants.yaml:1: a: found 3, expected changed keys, `section.key: VALUE`."),
         ("a: {}\n", "variants.yaml:1: a: found {}, expected changed keys"),
         ("a b: {seed: 1}\nA, b: {seed: 2}\n", "variants.yaml:2: A, b: its folder would be that of 'a b'. Rename one"),
+        ("4: {seed: 1}\n", "variants.yaml:1: 4: found {'seed': 1}, expected changed keys"),
+        ("on: {seed: 1}\n", "True: found {'seed': 1}, expected changed keys"),
         ("- a\n", "variants.yaml:1: found list, expected a mapping."),
     ],
 )
@@ -90,15 +92,19 @@ def test_a_change_that_is_none_is_refused_before_anything_runs(begin, tiny_confi
     _, run = begin()
     with pytest.raises(ConfigError, match="train.epoch: unknown key, did you mean train.epochs?"):
         ablate(str(tiny_config), [], run, {"more": ["train.epoch=2"]})
+    with pytest.raises(ConfigError, match="more: it changes the corpus, and variants are compared on the same one."):
+        ablate(str(tiny_config), [], run, {"more": ["data.path=sample"]})
     assert not (run.folder / "ablation").exists()
 
 
 def test_a_row_says_how_many_seeds_and_how_sure():
     rows = [
         Row(WHOLE, 1, False, 50.0, 40.0, None, None, 0.0, 0.0, 0.0),
+        Row("told", 1, True, 60.0, 50.0, None, None, 10.0, 8.0, 12.0),
         Row("less", 2, False, 49.0, 39.0, 1.234, 20.0, -1.0, -3.0, 1.0),
     ]
     assert write_table(rows).splitlines()[2:] == [
         "| as configured | 1 | 50.00 | 40.00 |  |  |",
+        "| told (oracle) | 1 | 60.00 | 50.00 |  | +10.00 [+8.00, +12.00] |",
         "| less | 2 | 49.00 | 39.00 ± 1.23 | 20.00 | -1.00 [-3.00, +1.00] |",
     ]

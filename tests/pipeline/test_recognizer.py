@@ -1,6 +1,7 @@
 """The face for programs gives what the stages give, live and in bulk."""
 
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from erckit.data.errors import DataError
+from erckit.data.files import read_json, write_json
 from erckit.pipeline.artefacts import load_dialogues, load_labels
 from erckit.pipeline.chat import HELP, chat, describe
 from erckit.pipeline.cli import main
@@ -200,8 +202,6 @@ def test_a_conversation_of_another_model_or_a_broken_file_is_refused(recognizer,
     conversation = recognizer.conversation(MEMORY)
     conversation.add("Ada", "So.")
     conversation.save(path)
-    assert alone.identity == recognizer.identity  # the same adapter, by itself
-    alone.identity = "0" * 64
     with pytest.raises(DataError, match="saved with another model, adapter or wording"):
         alone.resume(path)
     whole = path.read_bytes()
@@ -295,3 +295,38 @@ def test_the_command_chat_reads_standard_input(trained, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith(", written")
     assert main(["chat", str(trained.folder / "nowhere")]) == 2
     assert "neither a run" in capsys.readouterr().err
+
+
+def test_names_are_spelt_alike_live_and_in_bulk(recognizer, dialogues):
+    """In other spellings, by another name, and twice in one utterance."""
+    name = dialogues[0].utterances[0].speakers[0]
+    recognizer._names["the captain"] = name
+    for speakers in ((name.upper(),), ("The Captain",), (name, name.upper(), "Somebody")):
+        said = [replace(u, speakers=speakers, id=str(turn)) for turn, u in enumerate(dialogues[0].utterances[:2])]
+        bulk = list(recognizer.predict([replace(dialogues[0], utterances=tuple(said))]))
+        conversation = recognizer.conversation()
+        assert [conversation.add(u.speakers, u.text).prompt for u in said] == [found.prompt for found in bulk]
+        assert name in bulk[0].prompt and name.upper() not in bulk[0].prompt
+
+
+def test_an_oracle_is_marked_in_bulk_and_refused_live(recognizer, dialogues):
+    oracle = MEMORY.model_copy(update={"oracle": True})
+    assert all(found.oracle for found in recognizer.predict(dialogues[:1], oracle))
+    assert not any(found.oracle for found in recognizer.predict(dialogues[:1], MEMORY))
+    with pytest.raises(DataError, match="`memory.oracle` writes gold emotions, and a live conversation has none."):
+        recognizer.conversation(oracle)
+
+
+def test_an_adapter_with_a_card_of_something_else_is_refused(trained, tmp_path):
+    folder = tmp_path / "adapter"
+    shutil.copytree(trained.path("train", "adapter"), folder)
+    card = read_json(folder / "erckit.json")
+    del card["attention"]
+    write_json(folder / "erckit.json", card)
+    with pytest.raises(DataError, match=re.escape(f"{folder}/erckit.json: not written by this version of erckit")):
+        Recognizer.load(folder)
+
+
+def test_a_chat_survives_a_save_that_fails(recognizer, tmp_path):
+    said = list(chat(recognizer.conversation(), ["Ada: So.", f"/save {tmp_path}", "/forget", "Ben: No."]))
+    assert "irectory" in said[2] and said[3].startswith("  there is no memory") and len(said) == 5

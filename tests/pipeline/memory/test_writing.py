@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from erckit.data.errors import DataError
 from erckit.pipeline.backbone import lora
+from erckit.pipeline.memory import conversations
 from erckit.pipeline.memory.conversations import answer_with_memory
 from erckit.pipeline.memory.settings import Memory
 from erckit.pipeline.memory.writing import Writer
@@ -65,7 +67,9 @@ def probabilities(remembered) -> np.ndarray:
     return np.array([one.answer.probabilities for one in remembered])
 
 
-def answer_by_peft(tiny, group, *, layers: int, content: str, optimizer: str, steps: int, chunk: int, initial):
+def answer_by_peft(
+    tiny, group, *, layers: int, content: str, optimizer: str, steps: int, chunk: int, damping: float, initial
+):
     """The same by another road: PEFT's LoRA on the merged model, torch.optim, one unrolled prompt at a time."""
     model = copy.deepcopy(tiny.model).merge_and_unload()
     model.set_attn_implementation("sdpa")
@@ -83,7 +87,7 @@ def answer_by_peft(tiny, group, *, layers: int, content: str, optimizer: str, st
         "sgd": lambda p: torch.optim.SGD(p, lr=tiny.rates["sgd"]),
     }
     optimiser = kinds[optimizer](factors)
-    told, found, waiting = {}, [], []
+    told, found, waiting, writes = {}, [], [], 0
     for tree in group:
         (branch,) = tree.branches
         prompt = tiny.tokens.ids(unroll(tree, branch, told, tiny.wording))
@@ -95,6 +99,9 @@ def answer_by_peft(tiny, group, *, layers: int, content: str, optimizer: str, st
         waiting.append((tree, prompt, label))
         if len(waiting) < chunk:
             continue
+        for settings in optimiser.param_groups:
+            settings["lr"] = tiny.rates[optimizer] / (1 + damping * writes)
+        writes += 1
         for _ in range(steps):
             optimiser.zero_grad()
             for tree, prompt, label in waiting:
@@ -134,18 +141,21 @@ def tell_by_force(tiny, model, tree) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("layers", "content", "optimizer", "steps", "chunk"),
+    ("layers", "content", "optimizer", "steps", "chunk", "damping"),
     [
-        (1, "both", "adamw", 1, 1),
-        (0, "both", "adamw", 1, 1),
-        (1, "emotion", "sgd", 1, 1),
-        (1, "semantics", "adamw", 1, 1),
-        (2, "both", "adamw", 3, 1),
-        (1, "both", "sgd", 2, 2),
+        (1, "both", "adamw", 1, 1, 0.0),
+        (0, "both", "adamw", 1, 1, 0.0),
+        (1, "emotion", "sgd", 1, 1, 0.5),
+        (1, "semantics", "adamw", 1, 1, 0.5),
+        (2, "both", "adamw", 3, 1, 0.0),
+        (1, "both", "sgd", 2, 2, 0.0),
     ],
 )
-def test_answers_and_writes_equal_those_of_peft_and_torch(tiny, groups, layers, content, optimizer, steps, chunk):
+def test_answers_and_writes_equal_those_of_peft_and_torch(
+    tiny, groups, layers, content, optimizer, steps, chunk, damping
+):
     settings = {"layers": layers, "content": content, "optimizer": optimizer, "steps": steps, "chunk": chunk}
+    settings["damping"] = damping
     group, writers = groups[2], []
     right = Writer.__init__
 
@@ -156,7 +166,7 @@ def test_answers_and_writes_equal_those_of_peft_and_torch(tiny, groups, layers, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Writer, "__init__", keep)
         found = remember(
-            tiny, [group], slots=1, largest_rise=1e9, largest_norm=1e9, rate=tiny.rates[optimizer], **settings
+            tiny, [group], slots=1, largest_rise=1e9, largest_size=1e9, rate=tiny.rates[optimizer], **settings
         )
     (factors,) = (writer.factors for writer in writers)
 
@@ -253,12 +263,12 @@ def count_hooks(model) -> int:
 @ONE_KIND
 def test_what_diverges_is_rolled_back_and_counted(tiny, groups):
     plain = probabilities(remember(tiny, groups, least_surprise=1e9))
-    for limits in ({"largest_norm": 1e-6}, {"largest_rise": 0.0, "rate": 10.0, "optimizer": "sgd"}):
+    for limits in ({"largest_size": 1e-6}, {"largest_rise": 0.0, "rate": 10.0, "optimizer": "sgd"}):
         found = remember(tiny, groups, **limits)
         assert any(one.undone for one in found) and all(one.written for one in found)
         if all(one.undone for one in found):
             np.testing.assert_allclose(probabilities(found), plain, atol=1e-5)
-    assert all(one.undone for one in remember(tiny, groups, largest_norm=1e-6))
+    assert all(one.undone for one in remember(tiny, groups, largest_size=1e-6))
     assert not any(one.undone for one in remember(tiny, groups, rate=1e-4))
 
 
@@ -305,3 +315,62 @@ def test_one_memory_for_each_speaker_is_loaded_when_they_speak(tiny, groups):
         own = [place for place, tree in enumerate(group) if tree.branches[0].speaker == speaker]
         alone = remember(tiny, [[group[place] for place in own]], gold={})
         np.testing.assert_allclose(probabilities(found)[own], probabilities(alone), atol=1e-5)
+
+
+@ONE_KIND
+def test_a_write_that_is_interrupted_is_undone_and_the_next_is_made(tiny, groups, monkeypatch):
+    writer = Writer(tiny.model, tiny.tokens, Memory(layers=1, rank=4, rate=tiny.rates["adamw"]), slots=1)
+    thread = conversations.Thread(tiny.tokens, tiny.wording, both_ways=False, gold={})
+    group = groups[2]
+    writer.turn([thread.ask(group[0], 0, writer)])
+    before = writer.factors.take([0])
+    right = Writer._measure
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "_measure", lambda *inputs, **options: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            writer.turn([thread.ask(group[1], 0, writer)])
+    assert Writer._measure is right
+    after = writer.factors.take([0])
+    assert all(torch.equal(getattr(before, name), getattr(after, name)) for name in ("values", "moments", "steps"))
+    writer.turn([thread.ask(group[2], 0, writer)])
+    assert writer.factors.take([0]).steps.item() == 2 and writer.waiting(0)[0] == []
+
+
+@ONE_KIND
+def test_a_label_that_a_write_destroys_is_no_success_however_sure_it_was(tiny, groups):
+    settings = {"content": "emotion", "by_confidence": True, "optimizer": "sgd", "largest_size": 1e9}
+    found = remember(tiny, groups, rate=10.0, largest_rise=0.1, **settings)
+    lax = remember(tiny, groups, rate=10.0, largest_rise=1e9, **settings)
+    assert not any(one.undone for one in lax)
+    sure = remember(tiny, groups, content="emotion", by_confidence=True)
+    unsure = remember(tiny, groups, content="emotion")
+    assert np.abs(probabilities(sure) - probabilities(unsure)).max() > 1e-3
+    assert len(found) == len(lax)
+
+
+@ONE_KIND
+def test_decay_draws_the_memory_towards_nothing(tiny, groups):
+    plain = probabilities(remember(tiny, groups, least_surprise=1e9))
+    distances = [
+        np.abs(probabilities(remember(tiny, groups, decay=decay, rate=0.005)) - plain).mean()
+        for decay in (0.0, 0.5, 0.999)
+    ]
+    assert distances[0] > distances[1] > distances[2] > 0
+
+
+@ONE_KIND
+def test_the_modules_that_have_factors_are_those_asked_for(tiny):
+    names = {
+        which: set(Writer(tiny.model, tiny.tokens, Memory(layers=1, modules=which), 1).factors.shapes)
+        for which in ("all", "attention", "feed_forward")
+    }
+    assert names["attention"] == {f"0.self_attn.{name}_proj" for name in "qkvo"}
+    assert names["feed_forward"] == {f"0.mlp.{name}_proj" for name in ("gate", "up", "down")}
+    assert names["all"] == names["attention"] | names["feed_forward"]
+
+
+@ONE_KIND
+def test_gold_of_another_label_set_is_refused(tiny, groups):
+    tree = replace(groups[0][0], branches=(replace(groups[0][0].branches[0], label="bored"),))
+    with pytest.raises(DataError, match=r"d0-0: gold is 'bored', expected one of joyful, "):
+        remember(tiny, [[tree]], oracle=True)
