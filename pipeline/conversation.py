@@ -105,10 +105,10 @@ class Conversation:
             ]
             self._thread.memories = dict(zip(record["speakers"], states[1:], strict=True))
             self._writer.factors.put([0], states[0])
-            for turn, *held in record["waiting"]:
+            for turn, label, sure, loss in record["waiting"]:
                 (tree,) = recognizer.plant(Dialogue(ID, tuple(self._utterances[: turn + 1])), self._task, first=turn)
                 asked = self._thread.ask(tree, 0, self._writer)
-                self._writer.hold(asked, *held, tensors["gradients"])
+                self._writer.hold(asked, label, sure, loss, tensors["gradients"])
                 self._chunk.append(turn)
         return self
 
