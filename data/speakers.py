@@ -67,6 +67,12 @@ class SpeakerRegistry:
     def _by_name(self) -> dict[str, Speaker]:
         return {fold_name(speaker.name): speaker for speaker in self.speakers}
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The canonical name of each person by every folded name that they go by."""
+        aliases = {fold_name(alias): speaker.name for speaker in self for alias in speaker.aliases}
+        return aliases | {folded: speaker.name for folded, speaker in self._by_name.items()}
+
     def write(self, path: Path) -> None:
         write_json(path, [asdict(speaker) for speaker in self.speakers])
 
@@ -186,9 +192,10 @@ def _count_spellings(dialogues: Iterable[Dialogue]) -> dict[str, Counter[str]]:
 def _rename(dialogue: Dialogue, known: Mapping[str, str]) -> Dialogue:
     first = {key: next(iter(found)) for key, found in _count_spellings([dialogue]).items()}
     canonical = first | {key: known[key] for key in first if key in known}
-    return replace(dialogue, utterances=tuple(_rename_utterance(u, canonical) for u in dialogue.utterances))
+    return replace(dialogue, utterances=tuple(rename_utterance(u, canonical) for u in dialogue.utterances))
 
 
-def _rename_utterance(utterance: Utterance, canonical: Mapping[str, str]) -> Utterance:
-    names = dict.fromkeys(canonical[fold_name(name)] for name in utterance.speakers)
-    return replace(utterance, speakers=tuple(names))
+def rename_utterance(utterance: Utterance, names: Mapping[str, str]) -> Utterance:
+    """Return an utterance with the canonical names of its speakers, each once; `names` has them by folded name."""
+    renamed = dict.fromkeys(names.get(fold_name(name), name) for name in utterance.speakers)
+    return replace(utterance, speakers=tuple(renamed))

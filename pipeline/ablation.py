@@ -89,7 +89,9 @@ def ablate(config_name: str, overrides: Sequence[str], run: Run, variants: Mappi
         runs[name] = Run(run.folder / "ablation" / _folder_name(name), run.seed, run.seeds)
         _share_stages(run, runs[name])
         run_stages(other, runs[name], last=LAST)
-    rows = [_measure(name, one, run) for name, one in runs.items()]
+    base, rows = _resample(run), list[Row]()
+    for name, one in runs.items():
+        rows.append(_measure(name, one, rows[0] if rows else None, _resample(one) - base))
     write_json(run.folder / "ablation" / "table.json", [asdict(row) for row in rows])
     with replace_atomically(run.folder / "ablation" / "table.md") as temporary:
         temporary.write_text(write_table(rows), encoding="utf-8")
@@ -110,38 +112,33 @@ def write_table(rows: Sequence[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _measure(name: str, one: Run, whole: Run) -> Row:
-    metrics = [read_json(run.path("evaluate", "metrics.json"))["splits"] for run in _seeded(one)]
+def _measure(name: str, one: Run, whole: Row | None, drawn: np.ndarray) -> Row:
+    """Return the row of a run; `drawn` is by how much its resampled scores lie above those of the run as configured."""
+    metrics = [read_json(run.path("evaluate", "metrics.json"))["splits"] for run in one.of_each_seed()]
     test, dev = ([found[split]["systems"][MODEL] for found in metrics] for split in ("test", "dev"))
     scores, unseen = [model["w_f1"] for model in test], [model["w_f1_unseen"] for model in test]
-    difference = _score(one) - _score(whole)
-    low, high = interval(_score(one, RESAMPLES) - _score(whole, RESAMPLES))
+    mean, (low, high) = float(np.mean(scores)), interval(drawn)
     return Row(
         name=name,
         seeds=len(scores),
         oracle=any(model["oracle"] for model in test),
         dev=float(np.mean([model["w_f1"] for model in dev])),
-        test=float(np.mean(scores)),
+        test=mean,
         deviation=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         unseen=None if None in unseen else float(np.mean(unseen)),
-        difference=float(difference),
+        difference=mean - whole.test if whole else 0.0,
         low=low,
         high=high,
     )
 
 
-def _score(one: Run, resamples: int | None = None) -> np.ndarray:
-    """Return test W-F1, the mean over seeds; resampled, shape (resamples,), with the same draws for every run."""
+def _resample(one: Run) -> np.ndarray:
+    """Return test W-F1 resampled, the mean over seeds, shape (RESAMPLES,), with the same draws for every run."""
     labels, scores = load_labels(one), []
-    for run in _seeded(one):
+    for run in one.of_each_seed():
         confusions = count_by_dialogue(read_predictions(run.path("predict", "test.jsonl"), labels), labels)
-        drawn = confusions.sum(axis=0) if resamples is None else resample(confusions, resamples, seed=one.seeds[0])
-        scores.append(weighted_f1(drawn))
+        scores.append(weighted_f1(resample(confusions, RESAMPLES, seed=one.seeds[0])))
     return np.mean(scores, axis=0)
-
-
-def _seeded(one: Run) -> list[Run]:
-    return [one.with_seed(seed) for seed in one.seeds]
 
 
 def _share_stages(whole: Run, variant: Run) -> None:

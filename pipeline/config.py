@@ -53,6 +53,11 @@ class Model(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where the model runs")
     trust_remote_code: bool = Field(default=False, description="run code that comes with the model from the hub")
 
+    @property
+    def both_ways(self) -> bool:
+        """Whether tokens of one utterance, or of one question, see each other both ways."""
+        return self.attention == "utterance"
+
     @field_validator("device")
     @classmethod
     def _has_the_kernels(cls, device: str, info: ValidationInfo) -> str:

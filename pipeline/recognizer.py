@@ -20,8 +20,8 @@ from ..data.dialogue import Dialogue, Utterance
 from ..data.errors import DataError
 from ..data.files import hash_file, read_json
 from ..data.labels import LabelSet
-from ..data.speakers import SpeakerRegistry, fold_name
-from ..prompts.tasks import Knowledge, Task, build_trees
+from ..data.speakers import SpeakerRegistry, rename_utterance
+from ..prompts.tasks import NOTHING_KNOWN, Knowledge, Task, build_trees
 from ..prompts.tokens import PieceTokenizer
 from ..prompts.tree import PromptTree, read_aloud
 from ..prompts.wording import read_wording
@@ -72,12 +72,11 @@ class Recognizer:
         inform: Inform,
         *,
         identity: str,
-        speakers: SpeakerRegistry | None = None,
+        speakers: SpeakerRegistry,
     ) -> None:
         self.config, self.model, self.task, self.speakers, self._inform = config, model, task, speakers, inform
         self.identity = identity  # SHA-256 of all that decides an answer
-        self._names = _collect_names(speakers)
-        self.both_ways = config.model.attention == "utterance"
+        self.both_ways = config.model.both_ways
 
     @classmethod
     def load(cls, path: str | Path, seed: int | None = None) -> "Recognizer":
@@ -88,7 +87,7 @@ class Recognizer:
         folder = Path(path)
         if (folder / CARD).is_file():
             config, labels = _read_card(folder)
-            return cls._assemble(config, folder, labels, _know_nobody)
+            return cls._assemble(config, folder, labels, lambda dialogue: NOTHING_KNOWN, SpeakerRegistry(()), ())
         if not (folder / "config.yaml").is_file():
             raise DataError(
                 f"{folder}: neither a run (it has no config.yaml) nor an adapter that erckit made (it has no {CARD}). "
@@ -113,8 +112,8 @@ class Recognizer:
         adapter: Path,
         labels: LabelSet,
         inform: Inform,
-        speakers: SpeakerRegistry | None = None,
-        known: Iterable[Path] = (),
+        speakers: SpeakerRegistry,
+        known: Iterable[Path],
     ) -> "Recognizer":
         wording = read_wording(config.prompts.template)
         tokens = PieceTokenizer(load_tokenizer(config.model), labels, wording, chat=config.prompts.chat)
@@ -192,8 +191,7 @@ class Recognizer:
 
     def spell(self, utterance: Utterance) -> Utterance:
         """Return an utterance with the names that training has for its speakers, where it has them, each once."""
-        names = dict.fromkeys(self._names.get(fold_name(name), name) for name in utterance.speakers)
-        return replace(utterance, speakers=tuple(names))
+        return rename_utterance(utterance, self.speakers.names)
 
     def plant(self, dialogue: Dialogue, task: Task, first: int = 0) -> Iterator[PromptTree]:
         """Yield the trees that ask about the turns of a dialogue from `first` on."""
@@ -222,16 +220,6 @@ def _read_card(folder: Path) -> tuple[Config, LabelSet]:
         raise DataError(
             f"{folder / CARD}: not written by this version of erckit ({reason}). Train the adapter again."
         ) from error
-
-
-def _collect_names(speakers: SpeakerRegistry | None) -> dict[str, str]:
-    """Return the name of each person by every folded name that they go by."""
-    aliases = {fold_name(alias): s.name for s in speakers or () for alias in s.aliases}
-    return aliases | {fold_name(s.name): s.name for s in speakers or ()}
-
-
-def _know_nobody(dialogue: Dialogue) -> Knowledge:
-    return Knowledge(general=lambda name: None, nearest=lambda turn: ())
 
 
 def _know_from(store: ProfileStore, speakers: SpeakerRegistry, encoder: SentenceEncoder, count: int) -> Inform:

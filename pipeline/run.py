@@ -50,6 +50,9 @@ class Run:
     def with_seed(self, seed: int) -> "Run":
         return replace(self, seed=seed)
 
+    def of_each_seed(self) -> list["Run"]:
+        return [self.with_seed(seed) for seed in self.seeds]
+
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
@@ -186,7 +189,7 @@ def split_plan(config: Config, first: str, last: str) -> tuple[list[str], list[s
 
 
 def _runs(name: str, run: Run) -> list[Run]:
-    return [run.with_seed(seed) for seed in run.seeds] if STAGES[name].seeded else [run]
+    return run.of_each_seed() if STAGES[name].seeded else [run]
 
 
 def _seen_by(name: str, upstream: str, run: Run) -> list[Run]:

@@ -1,9 +1,10 @@
 """Closed-set scoring: every label by the log-likelihood of its answer, a conversation computed once."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..prompts.packing import Leaf, Part, TreeTokens
 from ..prompts.tokens import Choices, PieceTokenizer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from .attention import Layout, TrunkCache
 
+T = TypeVar("T")
 
 # Forward passes after which freed memory goes back to the system: rows of ever other lengths leave gaps.
 PASSES_TO_RELEASE = 4
@@ -127,40 +129,56 @@ def answer_trees(
         _Conversation(place, branches, tokens, wording, both_ways, gold, row_tokens)
         for place, branches in enumerate(_group_by_dialogue(trees))
     )
-    ended: dict[int, list[Answer]] = {}
-    due = 0
-    for conversation in progress(_converse(model, waiting, conversations), total, "utterances answered"):
-        if conversation.has_ended:
-            ended[conversation.place] = conversation.answers
-        while due in ended:
-            yield from ended.pop(due)
-            due += 1
+    yield from in_order(progress(_converse(model, waiting, conversations), total, "utterances answered"))
 
 
-def _converse(model: Any, waiting: "Iterator[_Conversation]", together: int) -> "Iterator[_Conversation]":
-    """Yield a conversation whenever one more of its questions is answered."""
+def _converse(model: Any, waiting: "Iterator[_Conversation]", together: int) -> Iterator[tuple[int, Answer, bool]]:
+    """Yield every answer with the number of its conversation, and whether it was the conversation's last."""
     active, passes = list(islice(waiting, together)), 0
     while active:
         asking = [(conversation, conversation.ask()) for conversation in active]
-        for row in _fill_rows(asking):
+        for row in fill_rows(asking, lambda pair: pair[1], active[0].row_tokens):
             passes += 1
             if passes % PASSES_TO_RELEASE == 0:
                 release_memory()
             for (conversation, part), log_p in zip(row, _score(model, row), strict=True):
-                for _ in conversation.hear(part, log_p):
-                    yield conversation
+                for answer in conversation.hear(part, log_p):
+                    yield conversation.place, answer, conversation.has_ended
         active = [conversation for conversation in active if not conversation.has_ended]
         active += islice(waiting, together - len(active))
 
 
-def _fill_rows(asking: "Sequence[tuple[_Conversation, Part]]") -> "Iterator[list[tuple[_Conversation, Part]]]":
-    row: list[tuple[_Conversation, Part]] = []
-    for conversation, part in asking:
-        if row and sum(len(other.ids) for _, other in row) + len(part.ids) > conversation.row_tokens:
+def fill_rows(items: Iterable[T], part_of: Callable[[T], Part], row_tokens: int) -> Iterator[list[T]]:
+    """Yield the items in rows whose parts have at most `row_tokens` tokens together, or are one alone."""
+    row: list[T] = []
+    size = 0
+    for item in items:
+        tokens = len(part_of(item).ids)
+        if row and size + tokens > row_tokens:
             yield row
-            row = []
-        row.append((conversation, part))
-    yield row
+            row, size = [], 0
+        row.append(item)
+        size += tokens
+    if row:
+        yield row
+
+
+def in_order(heard: Iterable[tuple[int, T, bool]]) -> Iterator[T]:
+    """Yield what is heard of many conversations, one conversation after the other, as soon as it is its turn.
+
+    Each comes with the number of its conversation, from 0 on without gaps, and whether it is the conversation's last.
+    """
+    kept: dict[int, list[T]] = defaultdict(list)
+    ended, due = set[int](), 0
+    for place, one, is_last in heard:
+        kept[place].append(one)
+        ended |= {place} if is_last else set()
+        while due in kept:
+            yield from kept.pop(due)
+            if due not in ended:
+                break
+            ended.remove(due)
+            due += 1
 
 
 def _score(model: Any, row: "Sequence[tuple[_Conversation, Part]]") -> "Sequence[torch.Tensor]":

@@ -43,10 +43,11 @@ class TreeTokens:
     """The token ids of one tree: its trunk once, its branches as they are asked."""
 
     def __init__(self, tree: PromptTree, tokens: PieceTokenizer, wording: Wording, *, both_ways: bool) -> None:
-        self.tree, self._tokens, self._wording, self._both_ways = tree, tokens, wording, both_ways
+        self.tree, self._tokens, self._wording = tree, tokens, wording
         pieces = [tokens.ids([piece]) for piece in tree.trunk]
         self.trunk = np.array([token for ids in pieces for token in ids], dtype=np.int64)
         self._ends = np.cumsum([0, *map(len, pieces)])
+        self._blocks = self._ends[[stop for _, stop in tree.spans]] if both_ways else None
 
     def after(self, place: int) -> int:
         """Return the number of trunk tokens that a branch sees."""
@@ -70,8 +71,7 @@ class TreeTokens:
 
     def lay_out(self, branches: Sequence[tuple[int, Sequence[int], Sequence[Leaf]]], *, known: int = 0) -> Part:
         """Lay out the trunk and these branches (`lay_out`)."""
-        blocks = self._ends[[stop for _, stop in self.tree.spans]] if self._both_ways else None
-        return lay_out(self.trunk, branches, known=known, blocks=blocks)
+        return lay_out(self.trunk, branches, known=known, blocks=self._blocks)
 
 
 def lay_out(

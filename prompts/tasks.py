@@ -51,6 +51,9 @@ class Knowledge:
     nearest: Callable[[int], Sequence[str]]
 
 
+NOTHING_KNOWN = Knowledge(general=lambda name: None, nearest=lambda turn: ())
+
+
 def build_trees(
     dialogue: Dialogue, knowledge: Knowledge, task: Task, *, asked: Sequence[int], losses: Counter[str]
 ) -> Iterator[PromptTree]:

@@ -1,7 +1,6 @@
 """Conversations with a temporary memory: many advance together, each turn recognised and then written."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from ...prompts.tokens import PieceTokenizer
 from ...prompts.tree import PromptTree, unroll
 from ...prompts.wording import Wording
 from ..console import progress
-from ..scoring import Answer
+from ..scoring import Answer, fill_rows, in_order
 from .factors import State
 from .settings import Memory as Settings
 from .writing import Outcome, Turn, Writer, lay_out_turn
@@ -51,17 +50,7 @@ def answer_with_memory(
         settings = settings.model_copy(update={"slots": 1})  # there is one group only
     writer = Writer(model, tokens, settings, settings.slots)
     talks = (_Talk(iter(group), Thread(tokens, wording, both_ways, gold)) for group in groups)
-    heard: dict[int, list[Remembered]] = defaultdict(list)
-    ended, due = set[int](), 0
-    for place, remembered, is_last in progress(_converse(writer, talks, row_tokens), total, "turns answered"):
-        heard[place].append(remembered)
-        ended |= {place} if is_last else set()
-        while due in heard:
-            yield from heard.pop(due)
-            if due not in ended:
-                break
-            ended.remove(due)
-            due += 1
+    yield from in_order(progress(_converse(writer, talks, row_tokens), total, "turns answered"))
 
 
 class Thread:
@@ -145,7 +134,7 @@ def _converse(writer: Writer, talks: Iterator[_Talk], row_tokens: int) -> Iterat
         if not active:
             return
         asking = [active[slot].ask(slot, writer) for slot in sorted(active)]
-        for turns in _fill_rows(asking, row_tokens):
+        for turns in fill_rows(asking, lambda turn: turn.part, row_tokens):
             for turn, outcome in zip(turns, writer.turn(turns), strict=True):
                 talk = active[turn.slot]
                 remembered = talk.hear(outcome, turn.slot, writer)
@@ -154,13 +143,3 @@ def _converse(writer: Writer, talks: Iterator[_Talk], row_tokens: int) -> Iterat
                     del active[turn.slot]
                     free.append(turn.slot)
         free.sort()
-
-
-def _fill_rows(turns: Sequence[Turn], row_tokens: int) -> Iterator[list[Turn]]:
-    row: list[Turn] = []
-    for turn in turns:
-        if row and sum(len(other.part.ids) for other in row) + len(turn.part.ids) > row_tokens:
-            yield row
-            row = []
-        row.append(turn)
-    yield row

@@ -104,9 +104,8 @@ class TemporaryFactors:
         first = self.moments[0, rows].lerp(gradients, 1 - BETAS[0])
         second = self.moments[1, rows].lerp(gradients.square(), 1 - BETAS[1])
         self.moments[0, rows], self.moments[1, rows] = first, second
-        ones = torch.ones_like(self.steps[rows])
-        unbiased = [(ones - beta ** self.steps[rows])[:, None] for beta in BETAS]
-        change = (first / unbiased[0]) / ((second / unbiased[1]).sqrt() + EPSILON)
+        unbias_first, unbias_second = (1 - torch.pow(beta, self.steps[rows])[:, None] for beta in BETAS)
+        change = (first / unbias_first) / ((second / unbias_second).sqrt() + EPSILON)
         self.values[rows] -= rates[:, None] * change
 
     def decay(self, slots: Sequence[int], share: float) -> None:
@@ -135,16 +134,19 @@ class TemporaryFactors:
 
     def matrices(self, slot: int, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A, (rank, inputs), and B, (outputs, rank), of a slot."""
-        row = self.values[slot]
-        a = row[shape.start : shape.middle].view(self.rank, shape.inputs)
-        return a, row[shape.middle : shape.stop].view(shape.outputs, self.rank)
+        a, b = self._split(self.values[slot : slot + 1], shape)
+        return a[0], b[0]
+
+    def _split(self, values: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A and B of rows of factors, shapes (rows, rank, inputs) and (rows, outputs, rank)."""
+        a, b = values[:, shape.start : shape.middle], values[:, shape.middle : shape.stop]
+        return a.view(-1, self.rank, shape.inputs), b.view(-1, shape.outputs, self.rank)
 
     def _add(self, shape: Shape, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         if self._used is None:
             return output
         values, rows = self._used
-        a = values[:, shape.start : shape.middle].view(-1, self.rank, shape.inputs)
-        b = values[:, shape.middle : shape.stop].view(-1, shape.outputs, self.rank)
+        a, b = self._split(values, shape)
         inner = torch.bmm(rows.spread(inputs[0].float()), a.transpose(1, 2))
         return output + (self.scale * rows.join(torch.bmm(inner, b.transpose(1, 2)))).to(output.dtype)
 

@@ -32,7 +32,7 @@ def read_conversation(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise DataError(f"{path}: no conversation that this version of erckit saved; begin a new one.")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["record"])  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["record"])
     except (SafetensorError, ValueError, KeyError) as error:
         raise DataError(f"{path}: the file is broken ({error}); begin a new conversation.") from error
 

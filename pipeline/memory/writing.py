@@ -106,7 +106,7 @@ class Writer:
 
     def hold(self, turn: Turn, label: int, sure: float, loss: float, gradients: torch.Tensor) -> None:
         """Take up a turn again that waited to be written, with the gradients of all that wait in its slot."""
-        with self._halves.open(), self.factors.attached():
+        with self._halves.open():
             hidden = self._halves.lower(Layout([turn.part], self.factors.values.device))
         self._held[turn.slot].append(_Held(turn, hidden[0], label, sure, loss))
         self._gradients[turn.slot] = gradients.to(self._gradients.device)

@@ -59,7 +59,7 @@ def answer_split(
         tokens,
         wording,
         load_trees(run, split, wording),
-        both_ways=config.model.attention == "utterance",
+        both_ways=config.model.both_ways,
         conversations=config.predict.conversations,
         row_tokens=config.predict.row_tokens,
         gold=gold_emotions(load_trees(run, split, wording)) if oracle else None,

@@ -19,6 +19,7 @@ from ..report.plots import plot_classes, plot_systems, plot_training, read_curve
 from ..report.systems import BEATEN, EVEN, MODEL, WORSE, compare_systems, shade_rows, spread
 from ..run import Run
 from . import STAGES
+from .evaluate import find_unseen
 from .ingest import SAMPLE
 
 # Each with its sign, its words before the baselines, and its words where there are none.
@@ -51,7 +52,7 @@ def collect_findings(config: Config, run: Run) -> dict[str, Any]:
 
     With several seeds, the first one's run supplies all but the table of seeds.
     """
-    runs = [run.with_seed(seed) for seed in run.seeds]
+    runs = run.of_each_seed()
     labels = load_labels(run)
     metrics = [read_json(one.path("evaluate", "metrics.json")) for one in runs]
     predictions = read_predictions(runs[0].path("predict", "test.jsonl"), labels)
@@ -145,12 +146,11 @@ def _count_facts(run: Run) -> dict[str, Any]:
 
 def _count_unseen(run: Run) -> dict[str, int]:
     speakers = load_speakers(run)
-    said = [utterance.speakers for dialogue in load_dialogues(run, "test") for utterance in dialogue.utterances]
     return {
         "speakers": sum(not speaker.seen for speaker in speakers),
         "of_speakers": len(speakers),
-        "utterances": sum(any(not speakers[name].seen for name in names) for names in said),
-        "of_utterances": len(said),
+        "utterances": len(find_unseen(run, "test")),
+        "of_utterances": sum(len(dialogue.utterances) for dialogue in load_dialogues(run, "test")),
     }
 
 

@@ -68,7 +68,7 @@ def build_trainer(config: Config, run: Run) -> "ErcTrainer":
         labels=labels,
         tokens=PieceTokenizer(load_tokenizer(config.model), labels, wording, chat=config.prompts.chat),
         wording=wording,
-        both_ways=config.model.attention == "utterance",
+        both_ways=config.model.both_ways,
         batches=Batches(settings.batch_size, settings.together, settings.row_tokens, processes=count_processes()),
         noise=settings.recent_noise,
         seed=config.seed,

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from erckit.data.files import read_json, write_json
 from erckit.pipeline.artefacts import load_dialogues
-from erckit.pipeline.backbone import load_model, load_tokenizer
+from erckit.pipeline.backbone import load_model
 from erckit.pipeline.config import load_config
 from erckit.pipeline.measure import peak_memory_mib, reset_peak_memory
 from erckit.pipeline.memory.conversations import answer_with_memory
@@ -32,10 +32,10 @@ from erckit.pipeline.memory.settings import Memory
 from erckit.pipeline.memory.writing import Writer
 from erckit.pipeline.run import Run, run_stages
 from erckit.pipeline.stages.prompts import build_task
-from erckit.prompts.tasks import Knowledge, Task, build_trees
+from erckit.prompts.tasks import NOTHING_KNOWN, Task, build_trees
 from erckit.prompts.tree import PromptTree, unroll
 from peft import LoraConfig, get_peft_model
-from throughput import SHAPES  # beside this file
+from throughput import SHAPES, save_shape  # beside this file
 from torch.nn.functional import cross_entropy
 
 ROWS = {"recipe": 1, "1 slot": 1, "8 slots": 8, "32 slots": 32}
@@ -75,11 +75,7 @@ def parse() -> Any:
 
 def prepare(options: Any) -> None:
     if options.shape:
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        shape = AutoConfig.for_model("qwen2", vocab_size=151_936, num_key_value_heads=2, **SHAPES[options.shape])
-        AutoModelForCausalLM.from_config(shape).save_pretrained(options.folder / "model")
-        load_tokenizer(load_config(options.config).model).save_pretrained(options.folder / "model")
+        save_shape(options)
     run_stages(load_config(options.config), Run(options.folder / "run", seed=1), last="ingest")
 
 
@@ -106,7 +102,7 @@ def measure(options: Any) -> dict[str, float]:
             return outcomes
 
         Writer.turn = clocked
-        both_ways = config.model.attention == "utterance"
+        both_ways = config.model.both_ways
         answered = answer_with_memory(
             model, task.tokens, task.wording, groups, memory, both_ways=both_ways, row_tokens=100_000
         )
@@ -125,8 +121,7 @@ def plant(run: Run, task: Task, turns: int, place: int) -> Iterator[PromptTree]:
     dialogue = replace(
         dialogues[0], id=f"long-{place}", utterances=tuple(replace(u, id=str(turn)) for turn, u in enumerate(said))
     )
-    nothing = Knowledge(general=lambda name: None, nearest=lambda turn: [])
-    return build_trees(dialogue, nothing, task, asked=range(len(said)), losses=Counter())
+    return build_trees(dialogue, NOTHING_KNOWN, task, asked=range(len(said)), losses=Counter())
 
 
 def follow_recipe(model: Any, task: Task, group: list[PromptTree]) -> Iterator[str]:

@@ -27,7 +27,7 @@ from erckit.pipeline.measure import peak_memory_mib, reset_peak_memory
 from erckit.pipeline.run import Run, run_stages
 from erckit.pipeline.scoring import answer_log_likelihoods, answer_trees
 from erckit.pipeline.stages.prompts import build_task
-from erckit.prompts.tasks import Knowledge, build_trees
+from erckit.prompts.tasks import NOTHING_KNOWN, build_trees
 from peft import get_peft_model
 
 TURNS = (100, 200, 400, 800)
@@ -61,9 +61,8 @@ def main() -> None:
 def measure(name: str, turns: int, folder: Path) -> dict[str, float]:
     config, run = load_config(name, ["prompts.history=full"]), Run(folder / "run", seed=1)
     task, dialogue = build_task(config, run), string_together(load_dialogues(run, "dev"), turns)
-    nothing = Knowledge(general=lambda name: None, nearest=lambda turn: [])
-    trees = list(build_trees(dialogue, nothing, task, asked=range(turns), losses=Counter()))
-    both_ways = config.model.attention == "utterance"
+    trees = list(build_trees(dialogue, NOTHING_KNOWN, task, asked=range(turns), losses=Counter()))
+    both_ways = config.model.both_ways
     batches = Batches(turns, 0, config.train.row_tokens)
     prompts = TrainingPrompts(
         trees, task.labels, task.tokens, task.wording, both_ways=both_ways, batches=batches, noise=0.0, seed=1

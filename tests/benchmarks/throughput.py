@@ -28,9 +28,9 @@ from erckit.pipeline.config import Config, load_config
 from erckit.pipeline.epochs import Batches, TrainingPrompts
 from erckit.pipeline.measure import peak_memory_mib, reset_peak_memory
 from erckit.pipeline.run import Run, run_stages
-from erckit.pipeline.scoring import answer_log_likelihoods, answer_trees, find_leaves
+from erckit.pipeline.scoring import answer_log_likelihoods, answer_trees, fill_rows, find_leaves
 from erckit.pipeline.stages.train import build_arguments
-from erckit.prompts.packing import Part, TreeTokens
+from erckit.prompts.packing import TreeTokens
 from erckit.prompts.tokens import PieceTokenizer
 from erckit.prompts.tree import PromptTree, gold_emotions, read_aloud, unroll
 from erckit.prompts.wording import Piece, Wording
@@ -96,13 +96,17 @@ def load(options: Any) -> tuple[Config, Run]:
 
 def prepare(options: Any) -> None:
     if options.shape:
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        tokenizer = load_tokenizer(load_config(options.config).model)
-        shape = AutoConfig.for_model("qwen2", vocab_size=151_936, num_key_value_heads=2, **SHAPES[options.shape])
-        AutoModelForCausalLM.from_config(shape).save_pretrained(options.folder / "model")
-        tokenizer.save_pretrained(options.folder / "model")
+        save_shape(options)
     run_stages(*load(options), last="prompts")
+
+
+def save_shape(options: Any) -> None:
+    """Save a model of random weights, and the configuration's tokenizer beside it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = AutoConfig.for_model("qwen2", vocab_size=151_936, num_key_value_heads=2, **SHAPES[options.shape])
+    AutoModelForCausalLM.from_config(shape).save_pretrained(options.folder / "model")
+    load_tokenizer(load_config(options.config).model).save_pretrained(options.folder / "model")
 
 
 @dataclass(frozen=True)
@@ -297,11 +301,7 @@ def answer_unrolled(setting: Setting) -> Timing:
         for place in range(len(tree.branches)):
             branch = packed.branch(place, gold[tree.dialogue])
             parts.append(packed.lay_out([(packed.after(place), branch, leaves)]))
-    rows: list[list[Part]] = [[]]
-    for part in parts:
-        if sum(len(other.ids) for other in rows[-1]) + len(part.ids) > ROW_TOKENS:
-            rows.append([])
-        rows[-1].append(part)
+    rows = list(fill_rows(parts, lambda part: part, ROW_TOKENS))
     with torch.inference_mode():
         answer_log_likelihoods(setting.model, rows[0], [labels] * len(rows[0]), choices)
         start = time.perf_counter()

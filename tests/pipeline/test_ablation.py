@@ -49,7 +49,7 @@ def test_variants_are_made_once_and_compared_dialogue_by_dialogue(begin, tiny_co
     counts = np.random.default_rng(1).multinomial(len(everything), np.full(len(everything), 1 / len(everything)), 2000)
     drawn = [np.repeat(everything, count) for count in counts[:300]]
     differences = [score(other, run, some) - score(whole, run, some) for some in drawn]
-    found = ablation._score(Run(folder, 1, (1, 2)), 2000) - ablation._score(run, 2000)
+    found = ablation._resample(Run(folder, 1, (1, 2))) - ablation._resample(run)
     np.testing.assert_allclose(found[:300], differences)
     assert (row.low, row.high) == pytest.approx(tuple(np.percentile(found, [2.5, 97.5])))
     seeds = [

@@ -24,14 +24,14 @@ def talks(load_tiny, talk, make_trees):
 
 @pytest.fixture(scope="module")
 def prepare(talks):
-    def make(batches=MIXED, noise=0.0, seed=3, both_ways=False) -> TrainingPrompts:
+    def make(batches=MIXED, noise=0.0, seed=3, trees=talks.trees) -> TrainingPrompts:
         parts = talks.parts
         return TrainingPrompts(
-            talks.trees,
+            trees,
             parts.labels,
             parts.tokens,
             parts.wording,
-            both_ways=both_ways,
+            both_ways=False,
             batches=batches,
             noise=noise,
             seed=seed,
@@ -46,21 +46,12 @@ def prompts_of(row) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("history", ["window", "full"])
 @pytest.mark.parametrize("together", [0, 1, 4])
-def test_an_epoch_asks_the_unrolled_prompt_of_every_example_once(talks, make_trees, talk, history, together):
+def test_an_epoch_asks_the_unrolled_prompt_of_every_example_once(talks, prepare, make_trees, talk, history, together):
     parts = talks.parts
     generator = np.random.default_rng(5)
     trees = make_trees(parts, [talk(generator, f"d{place}", 7) for place in range(6)], history=history)
     gold = gold_emotions(trees)
-    prompts = TrainingPrompts(
-        trees,
-        parts.labels,
-        parts.tokens,
-        parts.wording,
-        both_ways=False,
-        batches=Batches(5, together, 300),
-        noise=0.0,
-        seed=1,
-    )
+    prompts = prepare(Batches(5, together, 300), seed=1, trees=trees)
     expected = sorted(
         (tuple(parts.tokens.ids(unroll(tree, branch, gold[tree.dialogue], parts.wording))), branch.label)
         for tree in trees

@@ -297,10 +297,10 @@ def test_the_command_chat_reads_standard_input(trained, monkeypatch, capsys):
     assert "neither a run" in capsys.readouterr().err
 
 
-def test_names_are_spelt_alike_live_and_in_bulk(recognizer, dialogues):
+def test_names_are_spelt_alike_live_and_in_bulk(recognizer, dialogues, monkeypatch):
     """In other spellings, by another name, and twice in one utterance."""
     name = dialogues[0].utterances[0].speakers[0]
-    recognizer._names["the captain"] = name
+    monkeypatch.setitem(recognizer.speakers.names, "the captain", name)
     for speakers in ((name.upper(),), ("The Captain",), (name, name.upper(), "Somebody")):
         said = [replace(u, speakers=speakers, id=str(turn)) for turn, u in enumerate(dialogues[0].utterances[:2])]
         bulk = list(recognizer.predict([replace(dialogues[0], utterances=tuple(said))]))
