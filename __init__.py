@@ -13,7 +13,7 @@ def __getattr__(name: str) -> Any:
 
         return Recognizer
     if name == "Memory":
-        from .pipeline.memory.settings import Memory
+        from .pipeline.config import Memory
 
         return Memory
     raise AttributeError(f"module 'erckit' has no attribute {name!r}")

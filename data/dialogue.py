@@ -1,6 +1,6 @@
 """The frozen types that every stage speaks: utterance, dialogue, corpus."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .errors import DataError
@@ -36,10 +36,15 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """An ordered conversation; an utterance's turn is its position, from 0."""
+    """An ordered conversation; an utterance's turn is its position, from 0.
+
+    `session` names what it is a part of, such as an episode, and `begins` where in there, in any unit.
+    """
 
     id: str
     utterances: tuple[Utterance, ...]
+    session: str | None = None
+    begins: int = 0
     source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +57,14 @@ class Dialogue:
                 f"{self.source or self.id}: dialogue {self.id!r} has two utterances with the id {twice!r}. "
                 "Ids are unique within a dialogue."
             )
+
+
+def by_session(dialogues: Iterable[Dialogue]) -> list[list[Dialogue]]:
+    """Gather dialogues by their sessions, in order of first appearance, each in its own order; one of none is alone."""
+    sessions: dict[str | tuple[str], list[Dialogue]] = {}
+    for dialogue in dialogues:
+        sessions.setdefault((dialogue.id,) if dialogue.session is None else dialogue.session, []).append(dialogue)
+    return [sorted(session, key=lambda dialogue: dialogue.begins) for session in sessions.values()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,17 @@ from typing import Any
 from .dialogue import Dialogue, Utterance
 from .errors import DataError
 from .labels import EMORYNLP, LabelSet
-from .reading import build_utterance, group_turns, name_split, read_number, read_table
+from .reading import build_utterance, group_turns, name_episode, name_split, read_number, read_table
 from .text import mend, read_text
 
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Scene_ID", "Utterance_ID", "Season", "Episode")
 
 
 def read_json(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue], Counter[str]]:
-    """Read a split of the official release: a dialogue is a scene, ids are the official ones (s01_e15_c01_u001)."""
+    """Read a split of the official release: a dialogue is a scene, ids are the official ones (s01_e15_c01_u001).
+
+    A session is an episode, here and in the CSV form.
+    """
     text, repairs = read_text(path)
     try:
         content = json.loads(text)
@@ -27,14 +30,15 @@ def read_json(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue], 
     lines = _find_lines(text)
     dialogues = []
     for episode in _take(content, "episodes", list, str(path)):
-        for scene in _take(episode, "scenes", list, str(path)):
+        session = _take(episode, "episode_id", str, str(path))
+        for place, scene in enumerate(_take(episode, "scenes", list, str(path))):
             scene_id = _take(scene, "scene_id", str, str(path))
             utterances = []
             for value in _take(scene, "utterances", list, f"{path}: scene {scene_id}"):
                 id = _take(value, "utterance_id", str, f"{path}: scene {scene_id}")
                 utterances.append(_read_utterance(value, id, labels, f"{path}:{lines[id]}", repairs))
             source = utterances[0].source if utterances else str(path)
-            dialogues.append(Dialogue(scene_id, tuple(utterances), source))
+            dialogues.append(Dialogue(scene_id, tuple(utterances), session, place, source))
     return dialogues, repairs
 
 
@@ -54,14 +58,15 @@ def read_lines(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue],
             _read_line(line, f"{id}-{turn:02d}", labels, f"{path}:{number}")
             for turn, (number, line) in enumerate(block)
         )
-        dialogues.append(Dialogue(id, utterances, utterances[0].source))
+        dialogues.append(Dialogue(id, utterances, source=utterances[0].source))
     return dialogues, repairs
 
 
 def read_csv(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue], Counter[str]]:
     """Read a split of the CSV form (utterances with video only); ids are those of the official release."""
     rows, repairs = read_table(path, COLUMNS)
-    return group_turns(_read_row(row, labels, source) for source, row in rows), repairs
+    sessions = {_name_scene(row, source): _find_place(row, source) for source, row in rows}
+    return group_turns((_read_row(row, labels, source) for source, row in rows), sessions), repairs
 
 
 def _read_utterance(value: Any, id: str, labels: LabelSet, source: str, repairs: Counter[str]) -> Utterance:
@@ -80,12 +85,18 @@ def _read_line(line: str, id: str, labels: LabelSet, source: str) -> Utterance:
 
 
 def _read_row(row: dict[str, str], labels: LabelSet, source: str) -> tuple[str, int, Utterance]:
-    season, episode, scene = (read_number(row, column, source) for column in ("Season", "Episode", "Scene_ID"))
-    turn = read_number(row, "Utterance_ID", source)
-    scene_id = f"s{season:02d}_e{episode:02d}_c{scene:02d}"
+    scene_id, turn = _name_scene(row, source), read_number(row, "Utterance_ID", source)
     speakers = _parse_speakers(row["Speaker"], source)
     id = f"{scene_id}_u{turn:03d}"
     return scene_id, turn, build_utterance(id, speakers, row["Utterance"], row["Emotion"], labels, source)
+
+
+def _find_place(row: dict[str, str], source: str) -> tuple[str, int]:
+    return name_episode(row, source), read_number(row, "Scene_ID", source)
+
+
+def _name_scene(row: dict[str, str], source: str) -> str:
+    return f"{name_episode(row, source)}_c{read_number(row, 'Scene_ID', source):02d}"
 
 
 def _parse_speakers(cell: str, source: str) -> list[str]:

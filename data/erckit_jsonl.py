@@ -2,7 +2,8 @@
 
 A line: {"id": "varnish", "utterances": [{"speaker": "Ada", "text": "Who left the hatch open?", "label": "mad"}]}.
 "speaker" is a name or a list of names, "label" may be null or absent, and an utterance may have an "id" of its own
-(default: the dialogue's id, a hyphen and the turn: varnish-00).
+(default: the dialogue's id, a hyphen and the turn: varnish-00). A dialogue may name the "session" that it is a part of,
+such as an episode, and where in there it "begins", a whole number in any unit.
 """
 
 from collections import Counter
@@ -19,7 +20,7 @@ from .labels import LabelSet
 from .reading import build_utterance
 from .text import SURROGATES, mend, read_text
 
-DIALOGUE_KEYS = ("id", "utterances")
+DIALOGUE_KEYS = ("id", "utterances", "session", "begins")
 UTTERANCE_KEYS = ("id", "speaker", "text", "label")
 
 
@@ -67,7 +68,7 @@ def read_labels(folder: Path) -> LabelSet:
 
 
 def _parse_dialogue(value: Any, source: str, labels: LabelSet | None, clean: Callable[[str], str]) -> Dialogue:
-    _check_keys(value, "dialogue", DIALOGUE_KEYS, required=DIALOGUE_KEYS, source=source)
+    _check_keys(value, "dialogue", DIALOGUE_KEYS, required=("id", "utterances"), source=source)
     id = _check_id(value["id"], "dialogue", source)
     if not isinstance(value["utterances"], list):
         raise DataError(f"{source}: 'utterances' of dialogue {id!r} is {value['utterances']!r}, expected a list.")
@@ -75,7 +76,14 @@ def _parse_dialogue(value: Any, source: str, labels: LabelSet | None, clean: Cal
         _parse_utterance(part, f"{id}-{turn:02d}", source, labels, clean)
         for turn, part in enumerate(value["utterances"])
     )
-    dialogue = Dialogue(id, utterances, source)
+    session, begins = value.get("session"), value.get("begins", 0)
+    if not isinstance(session, str | None):
+        raise DataError(f"{source}: 'session' of dialogue {id!r} is {session!r}, expected a name or null.")
+    if type(begins) is not int:
+        raise DataError(f"{source}: 'begins' of dialogue {id!r} is {begins!r}, expected a whole number.")
+    if "begins" in value and session is None:
+        raise DataError(f"{source}: dialogue {id!r} has 'begins' but no 'session' in which it does. Name the session.")
+    dialogue = Dialogue(id, utterances, session, begins, source)
     _refuse_surrogates(dialogue)
     return dialogue
 
@@ -117,7 +125,7 @@ def _check_id(id: Any, what: str, source: str) -> str:
 
 def _refuse_surrogates(dialogue: Dialogue) -> None:
     said = (text for u in dialogue.utterances for text in (u.id, *u.speakers, u.text, u.label or ""))
-    for text in (dialogue.id, *said):
+    for text in (dialogue.id, dialogue.session or "", *said):
         if SURROGATES.search(text):
             raise DataError(
                 f"{dialogue.source}: {text!r} holds half a character (a lone surrogate), which no file can hold. "
@@ -126,7 +134,8 @@ def _refuse_surrogates(dialogue: Dialogue) -> None:
 
 
 def _dialogue_to_json(dialogue: Dialogue) -> dict[str, Any]:
-    return {"id": dialogue.id, "utterances": [_utterance_to_json(u) for u in dialogue.utterances]}
+    session = {} if dialogue.session is None else {"session": dialogue.session, "begins": dialogue.begins}
+    return {"id": dialogue.id, **session, "utterances": [_utterance_to_json(u) for u in dialogue.utterances]}
 
 
 def _utterance_to_json(utterance: Utterance) -> dict[str, Any]:

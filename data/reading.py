@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,11 @@ def build_utterance(
     return Utterance(id, tuple(one_line(name) for name in speakers), text, label, source)
 
 
-def group_turns(turns: Iterable[tuple[str, int, Utterance]]) -> list[Dialogue]:
-    """Gather (dialogue id, turn, utterance) into dialogues by first appearance, each sorted by its turns."""
+def group_turns(turns: Iterable[tuple[str, int, Utterance]], sessions: Mapping[str, tuple[str, int]]) -> list[Dialogue]:
+    """Gather (dialogue id, turn, utterance) into dialogues by first appearance, each sorted by its turns.
+
+    `sessions` has the session and the place in it of the dialogues that belong to one.
+    """
     groups: dict[str, list[tuple[int, Utterance]]] = {}
     for dialogue_id, turn, utterance in turns:
         groups.setdefault(dialogue_id, []).append((turn, utterance))
@@ -58,8 +61,14 @@ def group_turns(turns: Iterable[tuple[str, int, Utterance]]) -> list[Dialogue]:
     for dialogue_id, group in groups.items():
         group.sort(key=lambda pair: pair[0])
         utterances = tuple(utterance for _, utterance in group)
-        dialogues.append(Dialogue(dialogue_id, utterances, utterances[0].source))
+        session, begins = sessions.get(dialogue_id, (None, 0))
+        dialogues.append(Dialogue(dialogue_id, utterances, session, begins, utterances[0].source))
     return dialogues
+
+
+def name_episode(row: dict[str, str], source: str) -> str:
+    """Return the episode of a row by its columns Season and Episode, such as s01_e15."""
+    return f"s{read_number(row, 'Season', source):02d}_e{read_number(row, 'Episode', source):02d}"
 
 
 def read_number(row: dict[str, str], column: str, source: str) -> int:

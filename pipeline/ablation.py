@@ -1,7 +1,8 @@
 """Ablation: the same run with one thing changed at a time, and what the change costs, paired by dialogue.
 
 Each variant is a run of its own in `ablation/` of the run folder, made from the same stages: what is up to date is
-skipped, and a command that is killed goes on where it stopped. A variant that changes nothing is the run itself.
+skipped, what two variants have in common is made once, and a command that is killed goes on where it stopped. A variant
+that changes nothing is the run itself.
 """
 
 import json
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.files import read_json, replace_atomically, write_json
+from ..data.files import read_json, read_json_lines, replace_atomically, write_json
 from .artefacts import load_labels
-from .config import load_config
+from .config import Config, load_config
 from .console import say
+from .manifest import MANIFEST
 from .metrics import interval, resample, weighted_f1
 from .predictions import read_predictions
 from .run import Run, run_stages
@@ -26,6 +28,8 @@ from .stages.evaluate import MODEL, count_by_dialogue
 from .yaml_text import ConfigError, parse_mapping
 
 LAST, RESAMPLES = "evaluate", 2000
+SHIPPED = "parts"
+SHARED = ("ingest", "profiles", "baselines", "prompts", "train")
 WHOLE = "as configured"
 
 
@@ -34,7 +38,7 @@ class Row:
     """A variant: W-F1 in percent, means over seeds, and how far it lies above the run as configured.
 
     `deviation` is over seeds, None for a single one. `difference` has a 95 % interval: dialogues are resampled, the
-    same ones for both, and seeds averaged.
+    same ones for both, and seeds averaged. `speed` is in answers a second, the loading of the model included.
     """
 
     name: str
@@ -47,15 +51,28 @@ class Row:
     difference: float
     low: float
     high: float
+    speed: float
 
 
-def read_variants(path: Path | None) -> dict[str, list[str]]:
-    """Return the overrides of each variant by its name, from a YAML file or, with None, from the shipped one.
+def shipped_variants() -> list[str]:
+    return sorted(file.name.removesuffix(".yaml") for file in (files("erckit.pipeline") / "variants").iterdir())
 
-    Raises ConfigError for anything but names with changed keys, and for names that would share a folder.
+
+def read_variants(name_or_path: str = SHIPPED) -> dict[str, list[str]]:
+    """Return the overrides of each variant by its name, from a shipped table or a YAML file.
+
+    Raises ConfigError for anything but names with changed keys, and for names that would share a folder;
+    FileNotFoundError.
     """
-    source = path or files("erckit.pipeline") / "ablation.yaml"
-    values, places = parse_mapping(source.read_text(encoding="utf-8"), str(path or "ablation.yaml"))
+    if name_or_path in shipped_variants():
+        source, path = files("erckit.pipeline") / "variants" / f"{name_or_path}.yaml", f"{name_or_path}.yaml"
+    elif (source := Path(name_or_path)).is_file():
+        path = name_or_path
+    else:
+        raise FileNotFoundError(
+            f"{name_or_path}: no such table of variants; expected one of {', '.join(shipped_variants())}, or a file."
+        )
+    values, places = parse_mapping(source.read_text(encoding="utf-8"), path)
     folders: dict[str, str] = {}
     for name, changes in values.items():
         if not isinstance(name, str) or not isinstance(changes, dict) or not changes:
@@ -69,8 +86,10 @@ def read_variants(path: Path | None) -> dict[str, list[str]]:
     }
 
 
-def ablate(config_name: str, overrides: Sequence[str], run: Run, variants: Mapping[str, Sequence[str]]) -> list[Row]:
-    """Bring the run and all its variants up to date, seed by seed, and write `ablation/table.json` and `table.md`.
+def ablate(
+    config_name: str, overrides: Sequence[str], run: Run, variants: Mapping[str, Sequence[str]], table: str = SHIPPED
+) -> list[Row]:
+    """Bring the run and all its variants up to date, seed by seed, and write `ablation/TABLE.json` and `TABLE.md`.
 
     Raises ConfigError where a change is no valid one, before anything runs.
     """
@@ -83,38 +102,48 @@ def ablate(config_name: str, overrides: Sequence[str], run: Run, variants: Mappi
             )
     kept = {name: other for name, other in changed.items() if other != config}
     run_stages(config, run, last=LAST)
-    runs = {WHOLE: run}
+    runs, made = {WHOLE: run}, [(config, run)]
     for name, other in kept.items():
         say(f"{name}:")
         runs[name] = Run(run.folder / "ablation" / _folder_name(name), run.seed, run.seeds)
-        _share_stages(run, runs[name])
+        _share_stages(made, other, runs[name])
         run_stages(other, runs[name], last=LAST)
+        made.append((other, runs[name]))
     base, rows = _resample(run), list[Row]()
     for name, one in runs.items():
         rows.append(_measure(name, one, rows[0] if rows else None, _resample(one) - base))
-    write_json(run.folder / "ablation" / "table.json", [asdict(row) for row in rows])
-    with replace_atomically(run.folder / "ablation" / "table.md") as temporary:
+    write_json(run.folder / "ablation" / f"{table}.json", [asdict(row) for row in rows])
+    with replace_atomically(run.folder / "ablation" / f"{table}.md") as temporary:
         temporary.write_text(write_table(rows), encoding="utf-8")
     return rows
 
 
 def write_table(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table."""
-    head = ["variant", "seeds", "dev", "test", "unseen speakers", "against the configured"]
+    head = ["variant", "seeds", "dev", "test", "unseen speakers", "against the configured", "answers/s"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         spread = f" ± {row.deviation:.2f}" if row.deviation is not None else ""
         against = "" if row.name == WHOLE else f"{row.difference:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
         unseen = "" if row.unseen is None else f"{row.unseen:.2f}"
         mark = " (oracle)" if row.oracle and "oracle" not in row.name else ""
-        cells = [f"{row.name}{mark}", str(row.seeds), f"{row.dev:.2f}", f"{row.test:.2f}{spread}", unseen, against]
+        cells = [
+            f"{row.name}{mark}",
+            str(row.seeds),
+            f"{row.dev:.2f}",
+            f"{row.test:.2f}{spread}",
+            unseen,
+            against,
+            f"{row.speed:.1f}",
+        ]
         lines.append(cells)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _measure(name: str, one: Run, whole: Row | None, drawn: np.ndarray) -> Row:
     """Return the row of a run; `drawn` is by how much its resampled scores lie above those of the run as configured."""
-    metrics = [read_json(run.path("evaluate", "metrics.json"))["splits"] for run in one.of_each_seed()]
+    runs = one.of_each_seed()
+    metrics = [read_json(run.path("evaluate", "metrics.json"))["splits"] for run in runs]
     test, dev = ([found[split]["systems"][MODEL] for found in metrics] for split in ("test", "dev"))
     scores, unseen = [model["w_f1"] for model in test], [model["w_f1_unseen"] for model in test]
     mean, (low, high) = float(np.mean(scores)), interval(drawn)
@@ -129,6 +158,9 @@ def _measure(name: str, one: Run, whole: Row | None, drawn: np.ndarray) -> Row:
         difference=mean - whole.test if whole else 0.0,
         low=low,
         high=high,
+        speed=float(
+            np.mean([_count_answers(run) / read_json(run.path("predict", MANIFEST))["seconds"] for run in runs])
+        ),
     )
 
 
@@ -141,12 +173,31 @@ def _resample(one: Run) -> np.ndarray:
     return np.mean(scores, axis=0)
 
 
-def _share_stages(whole: Run, variant: Run) -> None:
-    """Copy what all seeds share, but for what is there: a stage that the change concerns is made anew by the run."""
-    for name, stage in STAGES.items():
-        source, target = whole.path(name), variant.path(name)
-        if not stage.seeded and name != "report" and source.is_dir() and not target.exists():
-            shutil.copytree(source, target)
+def _count_answers(run: Run) -> int:
+    """Return how many answers the predict stage wrote, of oracles too."""
+    return sum(1 for path in run.path("predict").glob("*.jsonl") for _ in read_json_lines(path))
+
+
+def _share_stages(made: Sequence[tuple[Config, Run]], config: Config, variant: Run) -> None:
+    """Copy what another run has in common with a variant, but for what is there; what it has not is made anew.
+
+    It is the first run with the same training, or else the first with the same prompts, or the run as configured.
+    """
+
+    def common(donor: tuple[Config, Run]) -> int:
+        """Return how many stages have the same settings, up to the first that has not."""
+        alike = [
+            all(getattr(donor[0], section) == getattr(config, section) for section in STAGES[name].sections)
+            for name in SHARED
+        ]
+        return alike.index(False) if False in alike else len(alike)
+
+    donor = max(made, key=common)
+    for one in variant.of_each_seed():
+        for name in SHARED[: common(donor)]:
+            source, target = donor[1].with_seed(one.seed).path(name), one.path(name)
+            if source.is_dir() and not target.exists():
+                shutil.copytree(source, target)
 
 
 def _folder_name(name: str) -> str:

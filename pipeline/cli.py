@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument("--preview", type=_count, metavar="N", help="show N prompts")
             stage.set_defaults(command=_prompts)
     ablate = _add_command(commands, "ablate", "run a configuration with one thing changed at a time, and compare")
-    ablate.add_argument("--variants", type=Path, metavar="FILE", help="what to change, as in pipeline/ablation.yaml")
+    ablate.add_argument(
+        "--variants", default="parts", metavar="TABLE", help="what to change: parts, memory, or a YAML file like them"
+    )
     ablate.set_defaults(command=_ablate)
     summary = "recognise emotions in what is typed, line by line"
     chat = commands.add_parser("chat", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
@@ -139,20 +141,19 @@ def _ablate(options: argparse.Namespace) -> None:
 
     variants = read_variants(options.variants)
     _, run = _load(options)
-    say(write_table(ablate(options.config, options.overrides, run, variants)).rstrip())
+    say(write_table(ablate(options.config, options.overrides, run, variants, Path(options.variants).stem)).rstrip())
 
 
 def _chat(options: argparse.Namespace) -> None:
     from .chat import chat
     from .console import say
-    from .memory.settings import Memory
     from .recognizer import Recognizer
 
     recognizer = Recognizer.load(options.run, options.seed)
     if options.resume:
         conversation = recognizer.resume(options.resume)
     else:
-        conversation = recognizer.conversation(Memory() if options.memory else None)
+        conversation = recognizer.conversation(recognizer.config.memory if options.memory else None)
     for line in chat(conversation, sys.stdin):
         say(line)
 

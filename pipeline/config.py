@@ -141,6 +141,53 @@ class Predict(Section):
         default=None, min_length=1, description="folder of an adapter to use in place of the run's own"
     )
     oracle: bool = Field(default=False, description="also answer with gold recent emotions, marked oracle")
+    memory: bool = Field(default=False, description="answer with a temporary memory, as section memory describes it")
+
+
+class Memory(Section):
+    """The temporary memory of a conversation (`pipeline.memory`)."""
+
+    content: Literal["semantics", "emotion", "both"] = Field(
+        default="both", description="what is written: what was said, the emotion recognised, or both"
+    )
+    scope: Literal["dialogue", "session", "speaker"] = Field(
+        default="dialogue",
+        description="what one memory is kept for; those of speakers last over all dialogues given",
+    )
+    window: int = Field(default=3, ge=1, description="utterances shown beside the memory, the asked one included")
+    slots: int = Field(default=8, ge=1, description="conversations that advance together, each with a memory")
+    layers: int = Field(default=2, ge=0, description="last layers that have temporary factors; 0: all")
+    modules: Literal["all", "attention", "feed_forward"] = Field(
+        default="all", description="linear modules of these layers that have them"
+    )
+    rank: int = Field(default=16, ge=1, description="rank of the temporary factors")
+    scale: float = Field(default=1.0, gt=0, description="scale of the temporary factors: alpha divided by rank")
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="how a write steps")
+    rate: float = Field(default=1e-3, gt=0, le=10, description="learning rate of a write")
+    damping: float = Field(default=0.0, ge=0, description="the rate of write n is divided by 1 + damping * n")
+    chunk: int = Field(default=1, ge=1, description="turns that are written together; 1 with scope speaker")
+    steps: int = Field(default=1, ge=1, description="optimiser steps a write")
+    semantics_weight: float = Field(default=1.0, ge=0, description="weight of the loss of what was said")
+    emotion_weight: float = Field(default=1.0, ge=0, description="weight of the loss of the recognised emotion")
+    by_confidence: bool = Field(default=False, description="scale the loss of an emotion by its probability")
+    least_surprise: float = Field(default=0.0, ge=0, description="turns whose loss is lower are not written, in nats")
+    decay: float = Field(default=0.0, ge=0, lt=1, description="share that is forgotten before each write")
+    largest_size: float = Field(
+        default=0.1,
+        gt=0,
+        description="a write is undone that brings B above it, as the root mean square of its entries",
+    )
+    largest_rise: float = Field(
+        default=0.5, ge=0, description="a write is undone that raises the loss of what it wrote by more, in nats"
+    )
+    oracle: bool = Field(default=False, description="write gold emotions in place of the recognised ones")
+
+    @field_validator("chunk")
+    @classmethod
+    def _of_one_speaker(cls, chunk: int, info: ValidationInfo) -> int:
+        if chunk > 1 and info.data.get("scope") == "speaker":
+            raise ValueError("1, because memory.scope is speaker and neighbouring turns have other speakers")
+        return chunk
 
 
 class Evaluate(Section):
@@ -169,6 +216,7 @@ class Config(Section):
     prompts: Prompts = Field(default=Prompts(), description="what the model is shown and asked")
     train: Train = Field(default=Train(), description="fine-tuning")
     predict: Predict = Field(default=Predict(), description="emotions for dev and test")
+    memory: Memory = Field(default=Memory(), description="the temporary memory, where predict.memory asks for one")
     evaluate: Evaluate = Field(default=Evaluate(), description="metrics and their noise")
     report: Report = Field(default=Report(), description="the page that shows it all")
 
@@ -284,11 +332,14 @@ def _unknown(path: str) -> str:
     section, dot, name = path.rpartition(".")
     keys = list(_keys())
     siblings = [key for key in keys if key.startswith(f"{section or path}.")]
-    names = {key.rpartition(".")[2]: key for key in keys}
+    names = {key.rpartition(".")[2]: key for key in reversed(keys)}  # of several sections the first
     near = get_close_matches(path, siblings, n=1, cutoff=0.8)
-    near += [names[match] for match in get_close_matches(name, names, n=1)]
+    if not siblings and not dot:
+        near += get_close_matches(path, Config.model_fields, n=1)
+    if dot or not siblings:
+        near += [names[match] for match in get_close_matches(name, names, n=1)]
     if not siblings:
-        near += get_close_matches(path, keys if dot else [*keys, *Config.model_fields], n=1)
+        near += get_close_matches(path, keys, n=1)
     hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(siblings or Config.model_fields)}"
     return f"unknown key, {hint}"
 

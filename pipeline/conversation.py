@@ -10,10 +10,10 @@ import torch
 from ..data.dialogue import Dialogue, Utterance
 from ..data.errors import DataError
 from ..data.reading import build_utterance
-from .memory.conversations import Thread
+from .config import Memory
+from .memory.conversations import Thread, show_window
 from .memory.factors import State
 from .memory.saving import export_adapter, read_conversation, save_conversation
-from .memory.settings import Memory
 from .memory.writing import Writer
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Conversation:
         self._utterances: list[Utterance] = []
         self._felt: dict[int, str] = {}
         if memory is not None:
-            self._task = recognizer.remembering_task(memory)
+            self._task = show_window(recognizer.task, memory)
             self._writer = Writer(recognizer.model, self._task.tokens, memory, slots=1)
             self._thread = Thread(self._task.tokens, self._task.wording, recognizer.both_ways)
             self._chunk: list[int] = []  # the turns that were written last

@@ -30,10 +30,9 @@ from ..retrieval.store import ProfileStore
 from .adapter import CARD, load_adapter
 from .artefacts import load_labels, load_speakers
 from .backbone import fingerprint, load_model, load_tokenizer
-from .config import Config, Data, Model, Prompts, load_config
+from .config import Config, Data, Memory, Model, Prompts, load_config
 from .conversation import Conversation
-from .memory.conversations import Remembered, answer_with_memory
-from .memory.settings import Memory
+from .memory.conversations import Remembered, answer_with_memory, share_memory, show_window
 from .run import Run
 from .scoring import Answer, answer_trees
 from .stages.prompts import look_up, make_task
@@ -132,14 +131,11 @@ class Recognizer:
         """Take up a conversation that was saved (`Conversation.save`): it goes on as if it had never stopped."""
         return Conversation.restore(self, Path(path))
 
-    def remembering_task(self, memory: Memory) -> Task:
-        """Return how prompts are made beside a memory: each shows its window of utterances alone."""
-        return replace(self.task, history="window", window=memory.window)
-
     def predict(self, dialogues: Iterable[Dialogue], memory: Memory | None = None) -> Iterator[Recognized]:
         """Yield the emotion of every utterance, dialogue by dialogue, in order: streaming, in flat memory.
 
-        With memories of speakers, the dialogues are answered one after the other, and there is one for each speaker.
+        With a memory of a session, its dialogues come one after the other (`data.dialogue.by_session`). With memories
+        of speakers, all dialogues are answered one after the other, and there is one for each speaker.
         """
         dialogues = (
             replace(dialogue, utterances=tuple(map(self.spell, dialogue.utterances))) for dialogue in dialogues
@@ -148,7 +144,7 @@ class Recognizer:
             trees = (tree for dialogue in dialogues for tree in self.plant(dialogue, self.task))
             yield from (self.describe(answer) for answer in self.answer(trees))
             return
-        task = self.remembering_task(memory)
+        task = show_window(self.task, memory)
         groups = ((tree for d in group for tree in self.plant(d, task)) for group in share_memory(dialogues, memory))
         answered = answer_with_memory(
             self.model,
@@ -197,14 +193,6 @@ class Recognizer:
         """Yield the trees that ask about the turns of a dialogue from `first` on."""
         asked = range(first, len(dialogue.utterances))
         return build_trees(dialogue, self._inform(dialogue), task, asked=asked, losses=Counter())
-
-
-def share_memory(dialogues: Iterable[Dialogue], memory: Memory) -> Iterator[Iterable[Dialogue]]:
-    """Yield the dialogues that share a memory: each by itself, or all of them where memories are of speakers."""
-    if memory.scope == "speaker":
-        yield dialogues
-    else:
-        yield from ([dialogue] for dialogue in dialogues)
 
 
 def _read_card(folder: Path) -> tuple[Config, LabelSet]:

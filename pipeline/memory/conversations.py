@@ -1,18 +1,21 @@
 """Conversations with a temporary memory: many advance together, each turn recognised and then written."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
+from ...data.dialogue import Dialogue
 from ...data.errors import DataError
 from ...prompts.packing import TreeTokens
+from ...prompts.tasks import Task
 from ...prompts.tokens import PieceTokenizer
 from ...prompts.tree import PromptTree, unroll
 from ...prompts.wording import Wording
+from ..config import Memory as MemoryConfig
 from ..console import progress
 from ..scoring import Answer, fill_rows, in_order
 from .factors import State
-from .settings import Memory as Settings
 from .writing import Outcome, Turn, Writer, lay_out_turn
 
 
@@ -32,7 +35,7 @@ def answer_with_memory(
     tokens: PieceTokenizer,
     wording: Wording,
     groups: Iterable[Iterable[PromptTree]],
-    settings: Settings,
+    settings: MemoryConfig,
     *,
     both_ways: bool,
     row_tokens: int,
@@ -51,6 +54,20 @@ def answer_with_memory(
     writer = Writer(model, tokens, settings, settings.slots)
     talks = (_Talk(iter(group), Thread(tokens, wording, both_ways, gold)) for group in groups)
     yield from in_order(progress(_converse(writer, talks, row_tokens), total, "turns answered"))
+
+
+def show_window(task: Task, settings: MemoryConfig) -> Task:
+    """Return how prompts are made beside a memory: each shows its window of utterances alone."""
+    return replace(task, history="window", window=settings.window)
+
+
+def share_memory(dialogues: Iterable[Dialogue], settings: MemoryConfig) -> Iterator[Iterable[Dialogue]]:
+    """Yield the dialogues that share a memory: each by itself, those of a session, or all where speakers have one."""
+    if settings.scope == "speaker":
+        yield dialogues
+    else:
+        shared = settings.scope == "session"
+        yield from (list(group) for _, group in groupby(dialogues, lambda one: (shared and one.session) or (one.id,)))
 
 
 class Thread:

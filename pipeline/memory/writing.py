@@ -18,9 +18,9 @@ from torch.nn.functional import cross_entropy
 from ...prompts.packing import Leaf, Part, TreeTokens
 from ...prompts.tokens import PieceTokenizer
 from ..attention import Layout
+from ..config import Memory as MemoryConfig
 from ..scoring import Decisions, find_leaves
 from .factors import State, TemporaryFactors
-from .settings import Memory as Settings
 from .split import SplitModel
 
 
@@ -89,7 +89,7 @@ class Writer:
     themselves.
     """
 
-    def __init__(self, model: Any, tokens: PieceTokenizer, settings: Settings, slots: int) -> None:
+    def __init__(self, model: Any, tokens: PieceTokenizer, settings: MemoryConfig, slots: int) -> None:
         self.settings = settings
         self._halves = SplitModel(model, settings.layers)
         self._answers: list[Leaf] = list(tokens.answers.values())

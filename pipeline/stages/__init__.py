@@ -47,8 +47,8 @@ STAGES: dict[str, Stage] = {
     ),
     "predict": Stage(
         module="erckit.pipeline.stages.predict",
-        sections=("predict", "model", "prompts"),
-        inputs=("ingest/", "prompts/", "profiles/facts.jsonl", "train/adapter/"),
+        sections=("predict", "memory", "model", "prompts", "profiles"),
+        inputs=("ingest/", "prompts/", "profiles/", "train/adapter/"),
         seeded=True,
     ),
     "evaluate": Stage(

@@ -1,21 +1,27 @@
 """Predict: every utterance of dev and test gets a label, a probability for every label, and the text it was asked."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...data.dialogue import by_session
+from ...prompts.tasks import Task
 from ...prompts.tokens import PieceTokenizer
-from ...prompts.tree import gold_emotions, read_aloud
-from ...prompts.wording import Wording
+from ...prompts.tree import PromptTree, gold_emotions, read_aloud
+from ...retrieval.encoder import SentenceEncoder
 from ...retrieval.profiles import read_facts, refuse_split
 from .. import backbone
 from ..adapter import load_adapter
 from ..artefacts import load_dialogues, load_labels, load_trees, load_wording
 from ..backbone import choose_dtype, load_model, load_tokenizer
 from ..config import Config
+from ..memory.conversations import answer_with_memory, share_memory, show_window
 from ..predictions import Prediction, write_predictions
 from ..run import Run
-from ..scoring import answer_trees
+from ..scoring import Answer, answer_trees
+from .prompts import make_task, plant_split
 
 ASKED = ("dev", "test")
 
@@ -33,38 +39,49 @@ def run(config: Config, run: Run) -> str:
     tokens = PieceTokenizer(load_tokenizer(config.model), labels, wording, chat=config.prompts.chat)
     folder = Path(config.predict.adapter) if config.predict.adapter else run.path("train", "adapter")
     model = load_adapter(load_model(config.model), folder, config, labels, wording)
-    oracle = config.prompts.recent_emotions == "gold"
+    task = make_task(config.prompts, wording, tokens, labels)
+    told_gold = config.prompts.recent_emotions == "gold"
+    writes: Counter[str] = Counter()
     count = 0
     for split in ASKED:
-        answers = answer_split(model, tokens, wording, config, run, split, oracle=oracle)
-        count += write_predictions(run.path("predict", f"{split}.jsonl"), answers)
+        ask = partial(answer_split, model, task, config, run, split, writes)
+        count += write_predictions(run.path("predict", f"{split}.jsonl"), ask(told_gold=told_gold))
         if config.predict.oracle and config.prompts.recent_emotions == "predicted":
-            answers = answer_split(model, tokens, wording, config, run, split, oracle=True)
-            write_predictions(run.path("predict", f"{split}.oracle.jsonl"), answers)
-    return f"{count:,} answers{', all with gold recent emotions: an oracle' if oracle else ''}"
+            write_predictions(run.path("predict", f"{split}.oracle.jsonl"), ask(told_gold=True))
+    remembered = f", {writes['written']:,} turns written, {writes['undone']:,} writes undone" if writes else ""
+    return f"{count:,} answers{', all with gold recent emotions: an oracle' if told_gold else ''}{remembered}"
 
 
 def answer_split(
-    model: Any, tokens: PieceTokenizer, wording: Wording, config: Config, run: Run, split: str, *, oracle: bool
+    model: Any, task: Task, config: Config, run: Run, split: str, writes: Counter[str], *, told_gold: bool
 ) -> Iterator[Prediction]:
-    """Yield a prediction for every utterance of a split, in order; an oracle is told gold recent emotions."""
-    texts = {(dialogue.id, u.id): u.text for dialogue in load_dialogues(run, split) for u in dialogue.utterances}
+    """Yield a prediction for every utterance of a split, in order, told gold recent emotions or the model's own ones.
+
+    `writes` counts turns "written" into a temporary memory and writes "undone".
+    """
+    dialogues = load_dialogues(run, split)
+    texts = {(dialogue.id, u.id): u.text for dialogue in dialogues for u in dialogue.utterances}
+    gold = gold_emotions(load_trees(run, split, task.wording)) if told_gold else None
     made_with = {
         "dtype": str(choose_dtype(config.model)).removeprefix("torch."),
-        "conversations": config.predict.conversations,
         "row_tokens": config.predict.row_tokens,
     }
-    answers = answer_trees(
-        model,
-        tokens,
-        wording,
-        load_trees(run, split, wording),
-        both_ways=config.model.both_ways,
-        conversations=config.predict.conversations,
-        row_tokens=config.predict.row_tokens,
-        gold=gold_emotions(load_trees(run, split, wording)) if oracle else None,
-        total=len(texts),
-    )
+    if config.predict.memory:
+        made_with["slots"] = config.memory.slots
+        answers = _remember(model, task, config, run, split, gold, writes)
+    else:
+        made_with["conversations"] = config.predict.conversations
+        answers = answer_trees(
+            model,
+            task.tokens,
+            task.wording,
+            load_trees(run, split, task.wording),
+            both_ways=config.model.both_ways,
+            conversations=config.predict.conversations,
+            row_tokens=config.predict.row_tokens,
+            gold=gold,
+            total=len(texts),
+        )
     for answer in answers:
         branch = answer.branch
         yield Prediction(
@@ -75,8 +92,46 @@ def answer_split(
             text=texts[answer.dialogue, branch.utterance],
             gold=branch.label,
             label=answer.label,
-            probabilities=dict(zip(tokens.answers, answer.probabilities, strict=True)),
-            oracle=oracle,
+            probabilities=dict(zip(task.tokens.answers, answer.probabilities, strict=True)),
+            oracle=told_gold or (config.predict.memory and config.memory.oracle),
             prompt=read_aloud(answer.prompt),
             made_with=made_with,
         )
+
+
+def _remember(
+    model: Any,
+    task: Task,
+    config: Config,
+    run: Run,
+    split: str,
+    gold: Mapping[str, Mapping[int, str]] | None,
+    writes: Counter[str],
+) -> Iterator[Answer]:
+    """Yield the answers of a split, in order, given with a temporary memory."""
+    task, encoder = show_window(task, config.memory), SentenceEncoder(config.profiles.encoder)
+    trees: dict[str, list[PromptTree]] = {}
+    for tree in plant_split(config, run, split, task, encoder, Counter()):
+        trees.setdefault(tree.dialogue, []).append(tree)
+    dialogues = load_dialogues(run, split)
+    if config.memory.scope == "session":
+        dialogues = [dialogue for session in by_session(dialogues) for dialogue in session]
+    groups = ((tree for one in group for tree in trees[one.id]) for group in share_memory(dialogues, config.memory))
+    answered = answer_with_memory(
+        model,
+        task.tokens,
+        task.wording,
+        groups,
+        config.memory,
+        both_ways=config.model.both_ways,
+        row_tokens=config.predict.row_tokens,
+        gold=gold,
+        total=sum(map(len, trees.values())),
+    )
+    found: dict[str, list[Answer]] = {dialogue: [] for dialogue in trees}
+    for remembered in answered:
+        writes["written"] += remembered.written
+        writes["undone"] += remembered.undone
+        found[remembered.answer.dialogue].append(remembered.answer)
+    for answers in found.values():
+        yield from answers

@@ -38,11 +38,8 @@ def run(config: Config, run: Run) -> str:
     losses: Counter[str] = Counter()
     encoder = SentenceEncoder(config.profiles.encoder)
     for split in SPLITS:
-        dialogues = load_dialogues(run, split)
-        vectors = load_vectors(run, split, dialogues, encoder)
-        inform = _choose_knowledge(config, run, encoder, split, dialogues, vectors)
         sizes[split] = []
-        trees = _build_split(split, dialogues, vectors, inform, task, losses)
+        trees = plant_split(config, run, split, task, encoder, losses)
         measured = _measure(trees, task, sizes[split])
         write_json_lines(run.path("prompts", f"{split}.jsonl"), (to_record(tree, task.wording) for tree in measured))
         _export(run, split, task)
@@ -74,6 +71,25 @@ def preview(config: Config, run: Run, n: int) -> str:
 def fingerprint(config: Config) -> str:
     """The wording and the model with its tokenizer decide too, whatever folder they come from."""
     return read_wording(config.prompts.template).hash + backbone.fingerprint(config.model)
+
+
+def plant_split(
+    config: Config, run: Run, split: str, task: Task, encoder: SentenceEncoder, losses: Counter[str]
+) -> Iterator[PromptTree]:
+    """Yield the trees of a split in order. In training nothing is told that draws on the dialogue itself.
+
+    `losses` counts what was left out to keep the token budgets.
+    """
+    dialogues = load_dialogues(run, split)
+    vectors = load_vectors(run, split, dialogues, encoder)
+    inform = _choose_knowledge(config, run, encoder, split, dialogues, vectors)
+    row = 0
+    for dialogue in progress(dialogues, len(dialogues), f"{split} dialogues worded"):
+        turns = range(len(dialogue.utterances))
+        knowledge = inform(dialogue, vectors[row : row + len(turns)])
+        row += len(turns)
+        asked = [turn for turn in turns if split != "train" or dialogue.utterances[turn].label is not None]
+        yield from build_trees(dialogue, knowledge, task, asked=asked, losses=losses)
 
 
 def build_task(config: Config, run: Run) -> Task:
@@ -142,18 +158,6 @@ def _choose_knowledge(
     store.refuse_split(split)
     speakers = load_speakers(run)
     return lambda dialogue, vectors: look_up(store, speakers, count, dialogue, vectors.__getitem__)
-
-
-def _build_split(
-    split: str, dialogues: list[Dialogue], vectors: np.ndarray, inform: Inform, task: Task, losses: Counter[str]
-) -> Iterator[PromptTree]:
-    row = 0
-    for dialogue in progress(dialogues, len(dialogues), f"{split} dialogues worded"):
-        turns = range(len(dialogue.utterances))
-        knowledge = inform(dialogue, vectors[row : row + len(turns)])
-        row += len(turns)
-        asked = [turn for turn in turns if split != "train" or dialogue.utterances[turn].label is not None]
-        yield from build_trees(dialogue, knowledge, task, asked=asked, losses=losses)
 
 
 def _measure(trees: Iterator[PromptTree], task: Task, sizes: list[int]) -> Iterator[PromptTree]:

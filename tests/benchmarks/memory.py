@@ -25,10 +25,9 @@ import torch
 from erckit.data.files import read_json, write_json
 from erckit.pipeline.artefacts import load_dialogues
 from erckit.pipeline.backbone import load_model
-from erckit.pipeline.config import load_config
+from erckit.pipeline.config import Memory, load_config
 from erckit.pipeline.measure import peak_memory_mib, reset_peak_memory
 from erckit.pipeline.memory.conversations import answer_with_memory
-from erckit.pipeline.memory.settings import Memory
 from erckit.pipeline.memory.writing import Writer
 from erckit.pipeline.run import Run, run_stages
 from erckit.pipeline.stages.prompts import build_task

@@ -238,7 +238,7 @@ def write_json(folder):
             {"utterance_id": f"{split}_{label}", "speakers": ["Ada"], "transcript": "Hi.", "emotion": label}
             for label in EMORYNLP
         ]
-        content = {"episodes": [{"scenes": [{"scene_id": split, "utterances": says}]}]}
+        content = {"episodes": [{"episode_id": split, "scenes": [{"scene_id": split, "utterances": says}]}]}
         write(folder / name, json.dumps(content))
 
 

@@ -24,7 +24,7 @@ def test_json_keeps_official_ids_and_all_speakers_and_mends_escapes(tmp_path):
     dialogues, repairs = emorynlp.read_json(path)
 
     said = Utterance("s01_e02_c03_u001", ("Monica Geller", "#ALL#"), "It’s me!", "joyful")
-    assert dialogues == [Dialogue("s01_e02_c03", (said,))]
+    assert dialogues == [Dialogue("s01_e02_c03", (said,), session="s01_e02", begins=0)]
     assert repairs == {MOJIBAKE: 1}  # json.dumps escaped U+0092
 
 
@@ -75,6 +75,8 @@ def test_csv_groups_by_scene_and_sorts_by_turn(tmp_path):
             Utterance("s01_e02_c03_u009", ("Ada",), "One.", "sad"),
             Utterance("s01_e02_c03_u010", ("Ada", "Ben's Mum"), "Two, and more.", "joyful"),
         ),
+        session="s01_e02",
+        begins=3,
     )
     assert [u.source.rsplit(":", 1)[1] for u in first.utterances] == ["5", "2"]  # a quoted line break moves the rest
     assert second.id == "s01_e02_c04"
@@ -124,9 +126,9 @@ def test_broken_json_names_its_line(tmp_path):
 
 
 def test_json_of_another_shape_says_what_it_found(tmp_path):
-    path = write(tmp_path, "emotion-detection-dev.json", '{"episodes": [{"acts": []}]}')
+    path = write(tmp_path, "emotion-detection-dev.json", '{"episodes": [{"episode_id": "s01_e02", "acts": []}]}')
 
-    with pytest.raises(DataError, match=r"expected an object with 'scenes' \(a list\), found keys acts\."):
+    with pytest.raises(DataError, match=r"expected an object with 'scenes' \(a list\), found keys episode_id, acts\."):
         emorynlp.read_json(path)
 
 
@@ -155,6 +157,7 @@ def test_the_three_forms_agree_on_the_real_data(real_data, split, suffix):
     assert [first_speakers(d) for d in lines] == [first_speakers(d) for d in official]
     by_id = {d.id: d for d in official}
     for dialogue in video:  # a subset with the same ids, speakers and all, in the same order
+        assert dialogue.session == by_id[dialogue.id].session
         assert dialogue.utterances == tuple(u for u in by_id[dialogue.id].utterances if u in dialogue.utterances)
 
 

@@ -20,8 +20,9 @@ UTTERANCES = st.builds(
     text=LINES,
     label=st.none() | st.sampled_from(LABELS.names),
 )
-DIALOGUES = st.builds(
-    Dialogue, id=LINES, utterances=st.lists(UTTERANCES, min_size=1, max_size=4, unique_by=lambda u: u.id).map(tuple)
+TALKS = st.lists(UTTERANCES, min_size=1, max_size=4, unique_by=lambda u: u.id).map(tuple)
+DIALOGUES = st.builds(Dialogue, id=LINES, utterances=TALKS) | st.builds(
+    Dialogue, id=LINES, utterances=TALKS, session=LINES, begins=st.integers()
 )
 
 
@@ -109,12 +110,18 @@ def test_half_a_character_in_a_users_text_is_mended_and_in_the_id_of_a_dialogue_
     ("line", "message"),
     [
         ("{", "broken JSON (Expecting property name enclosed in double quotes, column "),
-        ("[1]", "dialogue is [1], expected an object with id, utterances."),
-        ({"id": "d", "utterance": [SAY]}, "dialogue has the unknown key 'utterance'; expected id, utterances."),
+        ("[1]", "dialogue is [1], expected an object with id, utterances, session, begins."),
+        (
+            {"id": "d", "utterance": [SAY]},
+            "dialogue has the unknown key 'utterance'; expected id, utterances, session, begins.",
+        ),
         ({"id": "d", "utterance": [SAY]}, "Did you mean 'utterances'?"),
         ({"id": "d"}, "dialogue has no 'utterances'; found id. Add it."),
         ({"id": "d", "utterances": []}, "dialogue 'd' has no utterances. Remove it or fill it."),
         ({"id": "d", "utterances": "Hi."}, "'utterances' of dialogue 'd' is 'Hi.', expected a list."),
+        ({"id": "d", "utterances": [SAY], "session": 3}, "'session' of dialogue 'd' is 3, expected a name or null."),
+        ({"id": "d", "utterances": [SAY], "session": "s", "begins": 0.5}, "'begins' of dialogue 'd' is 0.5, expected"),
+        ({"id": "d", "utterances": [SAY], "begins": 1}, "dialogue 'd' has 'begins' but no 'session'"),
         ({"id": 3, "utterances": [SAY]}, "the id of the dialogue is 3, expected a string that names it."),
         (("emotion", "mad"), "utterance 'd-00' has the unknown key 'emotion'; expected id, speaker, text, label."),
         (("speakers", ["Ada"]), "Did you mean 'speaker'?"),

@@ -7,16 +7,27 @@ import numpy as np
 import pytest
 from erckit.data.files import read_json
 from erckit.pipeline import ablation
-from erckit.pipeline.ablation import WHOLE, Row, ablate, read_variants, write_table
+from erckit.pipeline.ablation import WHOLE, Row, ablate, read_variants, shipped_variants, write_table
 from erckit.pipeline.artefacts import load_labels
 from erckit.pipeline.config import load_config, shipped_configs
 from erckit.pipeline.manifest import MANIFEST
 from erckit.pipeline.predictions import by_dialogue, read_predictions
 from erckit.pipeline.run import Run
+from erckit.pipeline.stages.predict import ASKED
 from erckit.pipeline.yaml_text import ConfigError
 from sklearn.metrics import f1_score
 
 VARIANTS = {"without recent emotions": ["prompts.recent_emotions=none"], "the same": ["train.epochs=1"]}
+REMEMBERING = {
+    "one utterance": ["prompts.history=window", "prompts.window=1"],
+    "one utterance + memory": [
+        "prompts.history=window",
+        "prompts.window=1",
+        "predict.memory=true",
+        "memory.window=1",
+        "memory.layers=1",
+    ],
+}
 
 
 def score(paths: list[Path], run: Run, dialogues: np.ndarray) -> float:
@@ -60,15 +71,50 @@ def test_variants_are_made_once_and_compared_dialogue_by_dialogue(begin, tiny_co
     before = {path: path.stat().st_mtime_ns for path in run.folder.rglob(MANIFEST)}
     assert ablate(str(tiny_config), [], run, VARIANTS) == rows
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob(MANIFEST)} == before
-    assert (run.folder / "ablation" / "table.md").read_text() == write_table(rows)
+    assert (run.folder / "ablation" / "parts.md").read_text() == write_table(rows)
 
 
-def test_the_shipped_variants_change_what_the_shipped_configurations_have():
-    variants = read_variants(None)
+def test_variants_that_differ_only_in_their_answers_share_a_training(begin, tiny_config):
+    _, run = begin()
+    rows = ablate(str(tiny_config), [], run, REMEMBERING, "memory")
+    assert [row.name for row in rows] == [WHOLE, *REMEMBERING]
+    home = run.folder / "ablation"
+    manifests = [
+        (home / name / "seed-1" / "train" / MANIFEST).read_bytes() for name in ("one-utterance", "one-utterance-memory")
+    ]
+    assert manifests[0] == manifests[1]  # with its time of day: one training
+    assert manifests[0] != (run.folder / "seed-1" / "train" / MANIFEST).read_bytes()
+    predicted = read_json(home / "one-utterance-memory" / "seed-1" / "predict" / MANIFEST)
+    answered = sum(
+        len(read_predictions(home / f"one-utterance/seed-1/predict/{s}.jsonl", load_labels(run))) for s in ASKED
+    )
+    assert rows[2].speed == pytest.approx(answered / predicted["seconds"])
+    assert (home / "memory.md").read_text() == write_table(rows)
+
+
+@pytest.mark.parametrize("table", shipped_variants())
+def test_the_shipped_variants_change_what_the_shipped_configurations_have(table):
+    variants = read_variants(table)
     for name in shipped_configs():
         for changes in variants.values():
             load_config(name, changes)
-    assert {"without biography", "without recent emotions", "gold history (oracle)"} <= set(variants)
+    assert variants
+
+
+def test_each_row_with_a_memory_stands_below_the_same_one_without():
+    variants = {
+        name: dict(change.split("=") for change in changes) for name, changes in read_variants("memory").items()
+    }
+    for name, changes in variants.items():
+        if "memory of" in name or name.endswith("+ memory"):
+            assert changes["predict.memory"] == "true" and changes["memory.window"] == changes["prompts.window"]
+            plain = {key: value for key, value in changes.items() if "memory" not in key}
+            assert variants[name.rpartition(" + ")[0]] == plain
+
+
+def test_a_table_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match="part: no such table of variants; expected one of memory, parts, or a"):
+        read_variants("part")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +131,7 @@ def test_the_shipped_variants_change_what_the_shipped_configurations_have():
 def test_a_table_of_variants_that_cannot_be_is_refused(tmp_path, text, message):
     (tmp_path / "variants.yaml").write_text(text)
     with pytest.raises(ConfigError, match=re.escape(message)):
-        read_variants(tmp_path / "variants.yaml")
+        read_variants(str(tmp_path / "variants.yaml"))
 
 
 def test_a_change_that_is_none_is_refused_before_anything_runs(begin, tiny_config):
@@ -99,12 +145,12 @@ def test_a_change_that_is_none_is_refused_before_anything_runs(begin, tiny_confi
 
 def test_a_row_says_how_many_seeds_and_how_sure():
     rows = [
-        Row(WHOLE, 1, False, 50.0, 40.0, None, None, 0.0, 0.0, 0.0),
-        Row("told", 1, True, 60.0, 50.0, None, None, 10.0, 8.0, 12.0),
-        Row("less", 2, False, 49.0, 39.0, 1.234, 20.0, -1.0, -3.0, 1.0),
+        Row(WHOLE, 1, False, 50.0, 40.0, None, None, 0.0, 0.0, 0.0, 30.0),
+        Row("told", 1, True, 60.0, 50.0, None, None, 10.0, 8.0, 12.0, 31.25),
+        Row("less", 2, False, 49.0, 39.0, 1.234, 20.0, -1.0, -3.0, 1.0, 9.96),
     ]
     assert write_table(rows).splitlines()[2:] == [
-        "| as configured | 1 | 50.00 | 40.00 |  |  |",
-        "| told (oracle) | 1 | 60.00 | 50.00 |  | +10.00 [+8.00, +12.00] |",
-        "| less | 2 | 49.00 | 39.00 ± 1.23 | 20.00 | -1.00 [-3.00, +1.00] |",
+        "| as configured | 1 | 50.00 | 40.00 |  |  | 30.0 |",
+        "| told (oracle) | 1 | 60.00 | 50.00 |  | +10.00 [+8.00, +12.00] | 31.2 |",
+        "| less | 2 | 49.00 | 39.00 ± 1.23 | 20.00 | -1.00 [-3.00, +1.00] | 10.0 |",
     ]

@@ -66,6 +66,7 @@ def is_possible(values: dict[str, Any]) -> bool:
     model, prompts = values["model"], values["prompts"]
     on_cpu = model["device"] == "cpu"
     possible = not on_cpu or (model["quantization"] != "nf4" and model["dtype"] != "float16")
+    possible = possible and not (values["memory"]["scope"] == "speaker" and values["memory"]["chunk"] > 1)
     return possible and prompts["fact_tokens"] < prompts["max_tokens"] and len(values["name"]) <= 100
 
 

@@ -58,15 +58,12 @@ def load(options: ModelConfig):
 
 def keys_read(tree: ast.Module) -> Iterator[str]:
     """The keys that functions read: of `config`, of `config.section`, of a name given to it, or of a parameter."""
-    for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
-        names = {
-            argument.arg: CLASSES[ast.unparse(argument.annotation)]
-            for argument in [*function.args.args, *function.args.kwonlyargs]
-            if argument.annotation is not None and ast.unparse(argument.annotation) in CLASSES
-        }
-        for node in ast.walk(function):
-            if isinstance(node, ast.Assign):
-                names |= dict(sections_named(node))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    kept: dict[str, str] = {}  # what methods keep in `self`
+    for function in functions:
+        kept |= {name: section for name, section in names_in(function, {}).items() if name.startswith("self.")}
+    for function in functions:
+        names = names_in(function, kept)
         for node in ast.walk(function):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 if section := names.get(ast.unparse(node.value)) or section_of(node.value):
@@ -75,13 +72,30 @@ def keys_read(tree: ast.Module) -> Iterator[str]:
                     yield node.attr
 
 
-def sections_named(assignment: ast.Assign) -> Iterator[tuple[str, str]]:
-    """(name, section) for `name = config.section`, alone or among others."""
+def names_in(function: ast.FunctionDef, kept: dict[str, str]) -> dict[str, str]:
+    """The sections that a function has by name: given to it, assigned there, or kept in `self`."""
+    names = kept | {
+        argument.arg: CLASSES[ast.unparse(argument.annotation)]
+        for argument in [*function.args.args, *function.args.kwonlyargs]
+        if argument.annotation is not None and ast.unparse(argument.annotation) in CLASSES
+    }
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign):
+            names |= dict(sections_named(node, names))
+    return names
+
+
+def sections_named(assignment: ast.Assign, names: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """(name, section) for `name = config.section`, or for another name of the same, alone or among others."""
     for target in assignment.targets:
         pairs = [(target, assignment.value)]
         if isinstance(target, ast.Tuple) and isinstance(assignment.value, ast.Tuple):
             pairs = list(zip(target.elts, assignment.value.elts, strict=True))
-        yield from ((ast.unparse(name), section) for name, value in pairs if (section := section_of(value)))
+        yield from (
+            (ast.unparse(name), section)
+            for name, value in pairs
+            if (section := section_of(value) or names.get(ast.unparse(value)))
+        )
 
 
 def section_of(node: ast.expr) -> str | None:

@@ -10,20 +10,25 @@ import erckit
 import numpy as np
 import pytest
 import torch
+from erckit.data.dialogue import by_session
+from erckit.data.erckit_jsonl import write_dialogues
 from erckit.data.errors import DataError
 from erckit.data.files import read_json, write_json
 from erckit.pipeline.artefacts import load_dialogues, load_labels
 from erckit.pipeline.chat import HELP, chat, describe
 from erckit.pipeline.cli import main
-from erckit.pipeline.memory.settings import Memory
+from erckit.pipeline.config import Memory, load_config
+from erckit.pipeline.memory.conversations import show_window
 from erckit.pipeline.predictions import read_predictions
 from erckit.pipeline.recognizer import Recognizer
-from erckit.pipeline.run import run_stages
+from erckit.pipeline.run import Run, run_stages
+from erckit.pipeline.stages import predict
 from erckit.prompts.tree import unroll
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 MEMORY = Memory(window=2, layers=1, rank=4, rate=0.02, slots=2)
+SETTINGS = [f"memory.{name}={value}" for name, value in MEMORY.model_dump(exclude_unset=True).items()]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,37 @@ def test_live_it_answers_as_in_bulk(recognizer, dialogues, memory):
         for one, other in zip(live, bulk, strict=True):
             assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
     assert any(answer.facts for answer in live)
+
+
+@pytest.mark.parametrize("scope", ["dialogue", "session", "speaker"])
+def test_with_a_memory_too_it_answers_as_the_predict_stage_did(trained, dialogues, scope, tmp_path):
+    """The stage restores the order of the corpus where dialogues of a session are shuffled in it."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained.folder, folder)
+    run = Run(folder, seed=1)
+    places = [("s", 2), ("", 0), ("t", 0), ("s", 1), ("s", 0)]
+    shuffled = [
+        replace(dialogue, id=f"{place}-{dialogue.id}", session=session or None, begins=begins)
+        for place, (dialogue, (session, begins)) in enumerate(zip(dialogues * 5, places, strict=False))
+    ]
+    for split in ("dev", "test"):
+        write_dialogues(run.path("ingest", f"dialogues.{split}.jsonl"), shuffled)
+    config = load_config(str(folder / "config.yaml"), ["predict.memory=true", f"memory.scope={scope}", *SETTINGS])
+    said = re.fullmatch(r".*, (\d+) turns written, (\d+) writes undone", predict.run(config, run))
+    predictions = read_predictions(run.path("predict", "test.jsonl"), load_labels(run))
+    assert [(p.dialogue, p.utterance) for p in predictions] == [(d.id, u.id) for d in shuffled for u in d.utterances]
+    ordered = [d for session in by_session(shuffled) for d in session] if scope == "session" else shuffled
+    found = {(a.dialogue, a.utterance): a for a in Recognizer.load(folder).predict(ordered, config.memory)}
+    assert said
+    assert [int(said[1]), int(said[2])] == [2 * len(found), 2 * sum(one.undone for one in found.values())]
+    for prediction in predictions:
+        one = found[prediction.dialogue, prediction.utterance]
+        assert (prediction.label, prediction.prompt) == (one.label, one.prompt)
+        assert prediction.probabilities == pytest.approx(dict(one.probabilities), abs=1e-5)
+    if scope == "session":  # which remembers more than its dialogues do by themselves
+        alone = {(a.dialogue, a.utterance): a.probabilities for a in Recognizer.load(folder).predict(ordered, MEMORY)}
+        changed = {key[0] for key in found if found[key].probabilities != pytest.approx(alone[key], abs=1e-4)}
+        assert changed == {shuffled[0].id, shuffled[3].id}
 
 
 def test_bulk_is_streamed(recognizer, dialogues):
@@ -255,7 +291,7 @@ def test_the_temporary_adapter_is_one_that_plain_peft_loads(recognizer, trained,
 
 def last_pieces(recognizer, dialogue, conversation):
     """The prompt of the last utterance, as pieces."""
-    (tree,) = recognizer.plant(dialogue, recognizer.remembering_task(MEMORY), first=len(dialogue.utterances) - 1)
+    (tree,) = recognizer.plant(dialogue, show_window(recognizer.task, MEMORY), first=len(dialogue.utterances) - 1)
     return unroll(tree, tree.branches[0], conversation._felt, recognizer.task.wording)
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from erckit.data.errors import DataError
 from erckit.pipeline.backbone import lora
+from erckit.pipeline.config import Memory
 from erckit.pipeline.memory import conversations
 from erckit.pipeline.memory.conversations import answer_with_memory
-from erckit.pipeline.memory.settings import Memory
 from erckit.pipeline.memory.writing import Writer
 from erckit.pipeline.scoring import answer_trees
 from erckit.prompts.packing import TreeTokens
