@@ -15,6 +15,9 @@ import torch
 # Of AdamW, as torch has them.
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
+# Tokens of one conversation that are multiplied with its factors together.
+BLOCK = 32
+
 
 class Shape(NamedTuple):
     """Where the factors A, (rank, inputs), and B, (outputs, rank), of one linear layer lie in a row."""
@@ -61,7 +64,7 @@ class TemporaryFactors:
         self.values = self.fresh.repeat(slots, 1)
         self.moments = torch.zeros(2, slots, stop, device=device)
         self.steps = torch.zeros(slots, device=device)
-        self._used: tuple[torch.Tensor, _Rows] | None = None
+        self._used: tuple[dict[Shape, tuple[torch.Tensor, torch.Tensor]], _Blocks] | None = None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -83,9 +86,8 @@ class TemporaryFactors:
 
         Yields the slots' factors, shape (slots, parameters), a leaf that gradients gather in.
         """
-        everybody = list(slots) == list(range(len(self.values)))
-        values = (self.values if everybody else self.values[list(slots)]).detach().requires_grad_()
-        self._used = (values, _Rows(lengths, self.values.device))
+        values = self.values[self._rows(slots)].detach().requires_grad_()
+        self._used = (self._cut(values), _Blocks(lengths, self.values.device))
         try:
             yield values
         finally:
@@ -96,7 +98,7 @@ class TemporaryFactors:
 
         `gradients` has shape (slots, parameters), `rates` (slots,).
         """
-        rows = list(slots)
+        rows = self._rows(slots)
         self.steps[rows] += 1
         if not adamw:
             self.values[rows] -= rates[:, None] * gradients
@@ -114,7 +116,7 @@ class TemporaryFactors:
 
     def sizes(self, slots: Sequence[int]) -> torch.Tensor:
         """Return the root mean square of the entries of all B together, shape (slots,)."""
-        return self.values[list(slots)][:, self.is_b].square().mean(dim=1).sqrt()
+        return ((self.values[self._rows(slots)].square() @ self.is_b.float()) / self.is_b.sum()).sqrt()
 
     def take(self, slots: Sequence[int]) -> State:
         """Return a copy of what some slots remember, stacked as in `values`, `moments` and `steps`."""
@@ -134,38 +136,56 @@ class TemporaryFactors:
 
     def matrices(self, slot: int, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A, (rank, inputs), and B, (outputs, rank), of a slot."""
-        a, b = self._split(self.values[slot : slot + 1], shape)
+        a, b = self._cut(self.values[slot : slot + 1])[shape]
         return a[0], b[0]
 
-    def _split(self, values: torch.Tensor, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return A and B of rows of factors, shapes (rows, rank, inputs) and (rows, outputs, rank)."""
-        a, b = values[:, shape.start : shape.middle], values[:, shape.middle : shape.stop]
-        return a.view(-1, self.rank, shape.inputs), b.view(-1, shape.outputs, self.rank)
+    def _rows(self, slots: Sequence[int]) -> Any:
+        """Return an index of some slots that copies nothing where they are all."""
+        return slice(None) if list(slots) == list(range(len(self.values))) else list(slots)
+
+    def _cut(self, values: torch.Tensor) -> dict[Shape, tuple[torch.Tensor, torch.Tensor]]:
+        """Return A and B of every layer from rows of factors, shapes (rows, rank, inputs) and (rows, outputs, rank)."""
+        sizes = [size for s in self.shapes.values() for size in (s.middle - s.start, s.stop - s.middle)]
+        pieces = iter(values.split(sizes, dim=1))  # at once: the gradient of each slice would be as large as the whole
+        return {
+            shape: (next(pieces).view(-1, self.rank, shape.inputs), next(pieces).view(-1, shape.outputs, self.rank))
+            for shape in self.shapes.values()
+        }
 
     def _add(self, shape: Shape, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         if self._used is None:
             return output
-        values, rows = self._used
-        a, b = self._split(values, shape)
-        inner = torch.bmm(rows.spread(inputs[0].float()), a.transpose(1, 2))
-        return output + (self.scale * rows.join(torch.bmm(inner, b.transpose(1, 2)))).to(output.dtype)
+        matrices, blocks = self._used
+        a, b = map(blocks.factors_of, matrices[shape])
+        inner = torch.bmm(blocks.cut(inputs[0].float()), a.transpose(1, 2))
+        return output + (self.scale * blocks.join(torch.bmm(inner, b.transpose(1, 2)))).to(output.dtype)
 
 
-class _Rows:
-    """Tokens that stand one after the other, spread to one padded row a slot, and joined again."""
+class _Blocks:
+    """Tokens that stand one after the other, some of each slot, cut into blocks of one slot each, and joined again.
+
+    Blocks are short, because rows as long as the longest would mostly hold padding.
+    """
 
     def __init__(self, lengths: Sequence[int], device: Any) -> None:
-        self._count, widest = len(lengths), max(lengths)
-        places = [slot * widest + place for slot, length in enumerate(lengths) for place in range(length)]
-        self._widest, self._places = widest, torch.tensor(places, device=device)
-        self._even = min(lengths) == widest
+        self._alone = len(lengths) == 1
+        counts = [-(-length // BLOCK) for length in lengths]
+        firsts = [BLOCK * sum(counts[:slot]) for slot in range(len(counts))]
+        places = [first + place for first, length in zip(firsts, lengths, strict=True) for place in range(length)]
+        owners = [slot for slot, count in enumerate(counts) for _ in range(count)]
+        self._places, self._owners = torch.tensor(places, device=device), torch.tensor(owners, device=device)
 
-    def spread(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return shape (slots, widest, width) for (tokens, width)."""
-        if not self._even:
-            tokens = tokens.new_zeros(self._count * self._widest, tokens.shape[1]).index_copy(0, self._places, tokens)
-        return tokens.view(self._count, self._widest, -1)
+    def factors_of(self, factors: torch.Tensor) -> torch.Tensor:
+        """Return the factors of each block's slot, (blocks, ...), from those of all slots, (slots, ...)."""
+        return factors if self._alone else factors.index_select(0, self._owners)
 
-    def join(self, rows: torch.Tensor) -> torch.Tensor:
-        flat = rows.flatten(0, 1)
-        return flat if self._even else flat[self._places]
+    def cut(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return shape (blocks, tokens of a block, width) for (tokens, width)."""
+        if self._alone:
+            return tokens.unsqueeze(0)
+        padded = tokens.new_zeros(len(self._owners) * BLOCK, tokens.shape[1])
+        return padded.index_copy(0, self._places, tokens).view(-1, BLOCK, tokens.shape[1])
+
+    def join(self, blocks: torch.Tensor) -> torch.Tensor:
+        flat = blocks.flatten(0, 1)
+        return flat if self._alone else flat.index_select(0, self._places)
