@@ -1,8 +1,9 @@
 """The packed attention: parts of prompt trees side by side in one row, where each token sees its own stretches alone.
 
 Every model of transformers calls its attention through a registry, and this one is registered there: nothing is
-padded, and nothing of a model's code is touched. A row is computed part by part with SDPA and a dense mask, on CUDA as
-a whole with FlexAttention and a block mask. With a cache, what is known of a trunk is not computed again.
+padded, and nothing of a model's code is touched. A row is computed part by part, and a part in tiles with SDPA and
+dense masks; on CUDA as a whole with FlexAttention and a block mask. With a cache, what is known of a trunk is not
+computed again.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from ..data.errors import DataError
 from ..prompts.packing import Part, lay_out, unpack
 
 PACKED = "erckit_packed"
+# Tokens of a part whose attention is computed at once: what none of them sees costs nothing.
+TILE = 128
 # How far packed logits may be from unrolled ones, in standard deviations of the logits: rounding, by dtype.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
 COARSE_TOLERANCE = 0.2
@@ -63,21 +66,35 @@ class Layout:
         """Return what attention gives, shape (1, tokens, heads, dimension)."""
         if query.device.type == "cuda" and not any(self.caches):
             return self._attend_flexibly(module, query, key, value, scaling, window)
+        on_cpu, differentiated = query.device.type == "cpu", torch.is_grad_enabled()
         # The fused kernel of the CPU takes 2.5 times as long as plain products where bfloat16 needs gradients.
-        attend = _attend_plainly if query.device.type == "cpu" and torch.is_grad_enabled() else _attend_fused
+        attend = _attend_plainly if on_cpu and differentiated else _attend_fused
+        tile = TILE if on_cpu and not differentiated else len(self.ids)  # elsewhere more, smaller products gain nothing
         pieces = []
         columns = [tensor.split(self.lengths, dim=2) for tensor in (query, key, value)]
-        masks = self._dense_masks(window, query.dtype)
-        for q, k, v, mask, cache in zip(*columns, masks, self.caches, strict=True):
+        for q, k, v, cache, tiles in zip(*columns, self.caches, self._tiles(window, query.dtype, tile), strict=True):
             if cache is not None:
                 k, v = cache.extend(module.layer_idx, k, v)
-            pieces.append(attend(q, k, v, mask, scaling))
+            for rows, mask, stretches in zip(q.split(tile, dim=2), *tiles, strict=True):
+                keys, values = (_take(tensor, stretches) for tensor in (k, v))
+                pieces.append(attend(rows, keys, values, mask, scaling))
         return torch.cat(pieces, dim=2).transpose(1, 2)
 
-    def _dense_masks(self, window: int | None, dtype: torch.dtype) -> list[torch.Tensor]:
-        if (window, dtype) not in self._masks:
-            self._masks[window, dtype] = [self._dense_mask(part, window, dtype) for part in self.parts]
-        return self._masks[window, dtype]
+    def _tiles(
+        self, window: int | None, dtype: torch.dtype, tile: int
+    ) -> list[tuple[list[torch.Tensor], list[list[slice]]]]:
+        """Return for each part the masks of its tokens, so many at a time, and the stretches of keys that they see."""
+        if (window, dtype, tile) not in self._masks:
+            tiles = self._masks[window, dtype, tile] = []
+            for part in self.parts:
+                mask = self._dense_mask(part, window, dtype)
+                stretches = [_find_stretches(rows) for rows in mask.split(tile)]
+                masks = [
+                    torch.cat([rows[:, stretch] for stretch in found], dim=1)
+                    for rows, found in zip(mask.split(tile), stretches, strict=True)
+                ]
+                tiles.append((masks, stretches))
+        return self._masks[window, dtype, tile]
 
     def _dense_mask(self, part: Part, window: int | None, dtype: torch.dtype) -> torch.Tensor:
         seen = torch.from_numpy(part.seen).to(self.device)
@@ -126,6 +143,19 @@ def _attend_plainly(query: Any, key: Any, value: Any, mask: torch.Tensor, scalin
     scale = dimension**-0.5 if scaling is None else scaling
     scores = torch.baddbmm(masks, rows, key[0].transpose(1, 2), alpha=scale)
     return torch.bmm(scores.softmax(dim=-1), value[0]).reshape(query.shape)
+
+
+def _find_stretches(mask: torch.Tensor) -> list[slice]:
+    """Return the stretches of columns in which some row of a mask is not minus infinity."""
+    seen = (mask > float("-inf")).any(dim=0).int()
+    edges = torch.diff(seen, prepend=seen.new_zeros(1), append=seen.new_zeros(1)).nonzero().flatten().tolist()
+    return [slice(begin, end) for begin, end in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _take(keys: torch.Tensor, stretches: Sequence[slice]) -> torch.Tensor:
+    """Return keys or values, shape (1, heads, tokens, dimension), of some stretches of tokens."""
+    taken = [keys[:, :, stretch] for stretch in stretches]
+    return taken[0] if len(taken) == 1 else torch.cat(taken, dim=2)
 
 
 def _in_stretches(key: Any, bounds: Sequence[Any]) -> Any:

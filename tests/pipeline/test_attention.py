@@ -88,12 +88,13 @@ def unroll(model, parts) -> torch.Tensor:
 
 
 @settings(max_examples=20)
-@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 4))
-def test_logits_equal_those_of_unrolled_prompts(models, seed, count):
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 4), tile=st.sampled_from([1, 5, 128]))
+def test_logits_equal_those_of_unrolled_prompts(models, seed, count, tile):
     own, packed = models
     generator = np.random.default_rng(seed)
     parts = [draw_part(generator) for _ in range(count)]
-    with torch.no_grad():
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr("erckit.pipeline.attention.TILE", tile)
         torch.testing.assert_close(pack(packed, parts), unroll(own, parts), atol=1e-4, rtol=0)
 
 
@@ -140,7 +141,9 @@ def test_a_gradient_step_equals_that_of_unrolled_prompts(models):
     torch.testing.assert_close(stepped[1], stepped[0], atol=1e-5, rtol=0)
 
 
-def test_a_trunk_that_grows_in_a_cache_equals_one_computed_from_scratch(models):
+@pytest.mark.parametrize("tile", [3, 128])
+def test_a_trunk_that_grows_in_a_cache_equals_one_computed_from_scratch(models, tile, monkeypatch):
+    monkeypatch.setattr("erckit.pipeline.attention.TILE", tile)
     """Three conversations of unlike length in one row, six turns; the questions of a turn leave no trace."""
     _, packed = models
     generator = np.random.default_rng(4)
@@ -182,7 +185,7 @@ def test_the_block_mask_of_cuda_is_the_dense_mask(window):
     layout = Layout(parts, "cpu")
     tokens = torch.arange(len(layout.ids))
     visible = layout._block_mask(window).mask_mod(None, None, tokens[:, None], tokens[None, :])
-    dense = torch.block_diag(*(mask == 0 for mask in layout._dense_masks(window, torch.float32)))
+    dense = torch.block_diag(*(layout._dense_mask(part, window, torch.float32) == 0 for part in parts))
     assert torch.equal(visible, dense.bool())
 
 
