@@ -68,7 +68,7 @@ def load_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
             raise DataError(
                 f"{folder}: the adapter was made for {key} {card.get(key)!r}, expected {value!r}. {remedies[key]}"
             )
-    for key, value in config.prompts.model_dump(mode="json").items():
+    for key, value in config.prompts.model_dump(mode="json", exclude={"template"}).items():
         trained = card["protocol"].get(key)
         if trained != value:
             say(f"  note: the adapter was trained with prompts.{key} {trained!r}, and is asked with {value!r}")

@@ -1,13 +1,16 @@
 """How fast conversations with a temporary memory are answered, against the public recipe, in one run.
 
     python tests/benchmarks/memory.py emorynlp-minilm
-    python tests/benchmarks/memory.py emorynlp-minilm --shape qwen2.5-0.5b --turns 40
+    python tests/benchmarks/memory.py emorynlp-minilm --shape qwen2.5-0.5b --conversations 8 --turns 4 --long 0
+    python tests/benchmarks/memory.py emorynlp-minilm --rows "1 slot" --turns 0 --long 2000
 
 prints one table. The recipe is that of Temp-LoRA (arXiv 2401.11504) on PEFT and torch, one conversation at a time:
-rank 64, alpha 64, all linear layers, AdamW, rate 5e-5, two epochs a turn on what was said; its answers are scored as
-erckit's are, in one forward pass. Rows of erckit have the default memory, with 1, 8 and 32 conversations at once.
-Conversations are real utterances strung together. Every row runs in a process of its own, so that its peak memory is
-its own; the time of a turn is that around the 10th, 100th and 1,000th of a conversation.
+rank 64, alpha 64, all linear layers, AdamW, rate 5e-5, two epochs a turn on what was said, no gradient clipping; its
+answers are scored as erckit's are, in one forward pass. Rows of erckit have the memory that the configuration
+describes, with 1, 8 and 32 conversations at once. All rows answer the same conversations, which are real utterances
+strung together. Then each answers as many long conversations as it has slots: the time of a turn around the 10th, the
+100th and the 1,000th, and at the end, the same 20 utterances over and over, so that nothing but the place differs; and
+how far the peak of memory lies above that at the 50th turn. Every row runs in a process of its own.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +29,9 @@ import torch
 from erckit.data.files import read_json, write_json
 from erckit.pipeline.artefacts import load_dialogues
 from erckit.pipeline.backbone import load_model
-from erckit.pipeline.config import Memory, load_config
+from erckit.pipeline.config import load_config
 from erckit.pipeline.measure import peak_memory_mib, reset_peak_memory
-from erckit.pipeline.memory.conversations import answer_with_memory
-from erckit.pipeline.memory.writing import Writer
+from erckit.pipeline.memory.conversations import answer_with_memory, show_window
 from erckit.pipeline.run import Run, run_stages
 from erckit.pipeline.stages.prompts import build_task
 from erckit.prompts.tasks import NOTHING_KNOWN, Task, build_trees
@@ -39,6 +42,7 @@ from torch.nn.functional import cross_entropy
 
 ROWS = {"recipe": 1, "1 slot": 1, "8 slots": 8, "32 slots": 32}
 PLACES = (10, 100, 1000)
+PERIOD = 20  # turns after which a conversation says the same again
 
 
 def main() -> None:
@@ -49,23 +53,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         options.folder = Path(folder)
         prepare(options)
-        print(f"{'':10} {'turns':>6} {'turns/s':>8} {'times':>7} {'GiB':>6}", *(f"ms at {p:>5}" for p in PLACES))
+        places = find_places(options.long)
+        head = f"{'':10} {'turns':>6} {'turns/s':>8} {'times':>7} {'GiB':>6}"
+        print(head, *(f"ms at {place:>5}" for place in places), f"{'peak since 50':>14}")
         recipe = 0.0
-        for row in ROWS:
+        for row in options.rows:
             command = [sys.executable, __file__, *sys.argv[1:], "--row", row, "--folder", folder]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             found = read_json(options.folder / "found.json")
             recipe = recipe or found["speed"]
-            at = [f"{1000 * found[str(p)]:11.1f}" if str(p) in found else f"{'':11}" for p in PLACES]
-            speed = f"{found['speed']:8.2f} {found['speed'] / recipe:6.2f}x"
-            print(f"{row:10} {found['turns']:6} {speed} {found['peak'] / 1024:6.2f}", *at, flush=True)
+            at = [f"{found[str(place)]:11.1f}" for place in places]
+            speed = f"{found['speed']:8.2f} {found['speed'] / (recipe or 1):6.2f}x"
+            grown = f"{100 * found['grown']:+13.2f}%" if places else ""
+            print(f"{row:10} {found['turns']:6} {speed} {found['peak'] / 1024:6.2f}", *at, grown, flush=True)
 
 
 def parse() -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a configuration; its corpus, model and wording are used")
-    parser.add_argument("--turns", type=int, default=1100, help="turns of a conversation, at most")
-    parser.add_argument("--total", type=int, default=3300, help="turns of all conversations of a row, at most")
+    parser.add_argument("config", help="a configuration; its corpus, model, wording and memory are used")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--conversations", type=int, default=32, help="conversations that all rows answer")
+    parser.add_argument("--turns", type=int, default=30, help="turns of each of them")
+    parser.add_argument("--long", type=int, default=1020, help="turns of a long conversation; 0: none")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows")
     parser.add_argument("--shape", choices=SHAPES, help="a model of random weights in place of the configuration's")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -75,75 +85,95 @@ def parse() -> Any:
 def prepare(options: Any) -> None:
     if options.shape:
         save_shape(options)
-    run_stages(load_config(options.config), Run(options.folder / "run", seed=1), last="ingest")
+    run_stages(load_config(options.config, options.overrides), Run(options.folder / "run", seed=1), last="ingest")
 
 
 def measure(options: Any) -> dict[str, float]:
-    overrides = [f"model.name={options.folder / 'model'}", "model.attention=causal"] if options.shape else []
-    config, run = load_config(options.config, overrides), Run(options.folder / "run", seed=1)
-    memory, slots = Memory(slots=ROWS[options.row]), ROWS[options.row]
-    task = replace(build_task(config, run), history="window", window=memory.window)
-    turns = min(options.turns, options.total // slots)
+    shape = [f"model.name={options.folder / 'model'}", "model.attention=causal"] if options.shape else []
+    slots = ROWS[options.row]
+    config = load_config(options.config, [*options.overrides, *shape, f"memory.slots={slots}"])
+    run = Run(options.folder / "run", seed=1)
+    task = show_window(build_task(config, run), config.memory)
     model = load_model(config.model).eval()
-    groups = [list(plant(run, task, turns, place)) for place in range(slots)]
-    reset_peak_memory()
-    times: list[float] = []
-    start = time.perf_counter()
-    if options.row == "recipe":
-        for _ in follow_recipe(model, task, groups[0]):
-            times.append(time.perf_counter())
-    else:
-        right = Writer.turn
+    utterances = [u for dialogue in load_dialogues(run, "train") for u in dialogue.utterances]
 
-        def clocked(self: Writer, turns: Any) -> Any:
-            outcomes = right(self, turns)
-            times.append(time.perf_counter())
-            return outcomes
+    def plant(start: int, turns: int, period: int) -> list[PromptTree]:
+        said = [replace(utterances[start + turn % period], id=str(turn)) for turn in range(turns)]
+        dialogue = replace(load_dialogues(run, "train")[0], id=f"from-{start}", utterances=tuple(said))
+        return list(build_trees(dialogue, NOTHING_KNOWN, task, asked=range(turns), losses=Counter()))
 
-        Writer.turn = clocked
-        both_ways = config.model.both_ways
-        answered = answer_with_memory(
-            model, task.tokens, task.wording, groups, memory, both_ways=both_ways, row_tokens=100_000
+    def answer(groups: list[list[PromptTree]]) -> Iterator[Any]:
+        if options.row == "recipe":
+            return (label for group in groups for label in follow_recipe(model, task, group))
+        return answer_with_memory(
+            model,
+            task.tokens,
+            task.wording,
+            groups,
+            config.memory,
+            both_ways=config.model.both_ways,
+            row_tokens=config.predict.row_tokens,
         )
-        assert sum(1 for _ in answered) == slots * turns
-    found = {"turns": slots * turns, "speed": slots * turns / (times[-1] - start), "peak": peak_memory_mib()}
-    for place in PLACES:
-        if place + 5 < len(times):
-            found[str(place)] = (times[place + 5] - times[place - 5]) / 10 / slots
+
+    for _ in answer([plant(0, 3, 3)]):  # warms up
+        pass
+    reset_peak_memory()
+    groups = [plant(100 * place, options.turns, PERIOD) for place in range(options.conversations)]
+    start = time.perf_counter()
+    turns = sum(1 for _ in answer(groups))
+    found = {"turns": turns, "speed": turns / (time.perf_counter() - start), "peak": peak_memory_mib()}
+    if options.long:
+        found |= follow(answer, [plant(100 * slot, options.long, PERIOD) for slot in range(slots)])
     return found
 
 
-def plant(run: Run, task: Task, turns: int, place: int) -> Iterator[PromptTree]:
-    """Yield the trees of a conversation of so many turns, another one for every place."""
-    dialogues = load_dialogues(run, "train")
-    said = [u for d in dialogues[place * 20 :] + dialogues[: place * 20] for u in d.utterances][:turns]
-    dialogue = replace(
-        dialogues[0], id=f"long-{place}", utterances=tuple(replace(u, id=str(turn)) for turn, u in enumerate(said))
-    )
-    return build_trees(dialogue, NOTHING_KNOWN, task, asked=range(len(said)), losses=Counter())
+def follow(answer: Any, groups: list[list[PromptTree]]) -> dict[str, float]:
+    """Return the milliseconds of a turn around some places of long conversations, and how the peak of memory grew."""
+    long, begun, peaks = len(groups[0]), list[float](), list[float]()
+
+    def clock(trees: list[PromptTree]) -> Iterator[PromptTree]:
+        for turn, tree in enumerate(trees):
+            begun.append(time.perf_counter())
+            if turn in (50, long - 1):
+                peaks.append(peak_memory_mib())
+            yield tree
+
+    for _ in answer([clock(groups[0]), *groups[1:]]):
+        pass
+    times = [1000 * (later - earlier) / len(groups) for earlier, later in pairwise(begun)]
+    places = find_places(long)
+    found = {str(place): sum(times[place : place + PERIOD]) / len(times[place : place + PERIOD]) for place in places}
+    return found | {"grown": peaks[-1] / peaks[0] - 1}
 
 
-def follow_recipe(model: Any, task: Task, group: list[PromptTree]) -> Iterator[str]:
-    """Temp-LoRA, turn by turn: answer, then two epochs on what was said."""
+def find_places(long: int) -> list[int]:
+    """Return the turns of a long conversation from which on time is measured, the last of them near its end."""
+    return [place for place in dict.fromkeys((*PLACES, long - PERIOD)) if 0 < place <= long - PERIOD]
+
+
+def follow_recipe(model: Any, task: Task, group: Iterator[PromptTree]) -> Iterator[str]:
+    """Temp-LoRA, turn by turn: answer, then two epochs on what was said. The adapter is discarded at the end."""
     model.set_attn_implementation("sdpa")
-    model = get_peft_model(model, LoraConfig(r=64, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM"))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-5)
+    lora = LoraConfig(r=64, lora_alpha=64, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = get_peft_model(model, lora)
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=5e-5)
     answers = {label: ids[0] for label, ids in task.tokens.answers.items()}
     told: dict[int, str] = {}
     for tree in group:
         (branch,) = tree.branches
         prompt = task.tokens.ids(unroll(tree, branch, told, task.wording))
         with torch.inference_mode():
-            logits = model(torch.tensor([prompt]), use_cache=False, logits_to_keep=1).logits[0, -1]
+            logits = adapted(torch.tensor([prompt]), use_cache=False, logits_to_keep=1).logits[0, -1]
         told[branch.turn] = max(answers, key=lambda label: logits[answers[label]].item())
         before = task.tokens.ids(tree.trunk[: tree.spans[-1][0]])
         words = task.tokens.ids(tree.trunk[slice(*tree.spans[-1])])
         for _ in range(2):
             optimizer.zero_grad()
-            kept = model(torch.tensor([[*before, *words]]), use_cache=False, logits_to_keep=len(words) + 1).logits[0]
+            kept = adapted(torch.tensor([[*before, *words]]), use_cache=False, logits_to_keep=len(words) + 1).logits[0]
             cross_entropy(kept[:-1].float(), torch.tensor(words)).backward()
             optimizer.step()
         yield told[branch.turn]
+    adapted.unload()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@
 prints one table. In every conversation three people say what they feel about a thing ("The harbour makes me joyful."),
 then real utterances of dev follow, and at some distance each of the three comes back to the thing without a word of
 feeling ("About the harbour again."). Recent emotions are not told, and each planted turn is out of the window, so an
-answer can come from the memory alone. What counts is which of the planted emotions is the most probable: chance is one
-of as many. Nothing is told to the memory that it would not see in use: it writes the emotions that it recognises.
+answer can come from the memory alone. What counts is which of the three planted emotions is the most probable, so that
+it is not enough to know which emotions there were: chance is a third. Nothing is told to the memory that it would not
+see in use: it writes the emotions that it recognises.
 Intervals are 95 %, by resampling conversations; the difference is paired.
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 from erckit import Memory, Recognizer
 from erckit.data.dialogue import Dialogue, Utterance
 from erckit.pipeline.artefacts import load_dialogues
+from erckit.pipeline.console import quiet_libraries
 from erckit.pipeline.memory.conversations import show_window
 from erckit.pipeline.metrics import interval
 from erckit.pipeline.run import Run
@@ -34,16 +36,17 @@ THINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question about a planted fact: where it is asked, what was felt, and how many turns ago that was said."""
+    """A question about a planted fact: where it is asked, what was felt, and what the others felt."""
 
     dialogue: str
     utterance: str
     emotion: str
-    distance: int
+    others: tuple[str, ...]
 
 
 def main() -> None:
     options = parse()
+    quiet_libraries()
     memory = Memory(**dict(map(parse_setting, options.settings)))
     recognizer = Recognizer.load(options.run, options.seed)
     recognizer.task = replace(recognizer.task, recent_count=0)
@@ -52,11 +55,11 @@ def main() -> None:
     generator = np.random.default_rng(options.draw)
     planted = [plant(f"planted-{i}", emotions, fillers, options.distances, generator) for i in range(options.count)]
     dialogues, asked = [dialogue for dialogue, _ in planted], [one for _, asked in planted for one in asked]
-    print(f"chance {100 / len(emotions):.1f} %; {len(dialogues)} conversations of {len(dialogues[0].utterances)} turns")
+    print(f"{len(dialogues)} conversations of {len(dialogues[0].utterances)} turns, percent right; chance is 33.3")
     recognizer.task, hits = show_window(recognizer.task, memory), {}
     for name, given in {"window": None, "memory": memory}.items():
         found = {(a.dialogue, a.utterance): a.probabilities for a in recognizer.predict(dialogues, given)}
-        hits[name] = mark(asked, found, emotions, options.distances)
+        hits[name] = np.array([mark(one, found) for one in asked]).reshape(len(dialogues), -1)
     print(f"{'turns ago':>10} {'window alone':>24} {'with memory':>24} {'difference':>24}")
     for place, distance in enumerate([*map(str, options.distances), "all"]):
         columns = place if distance != "all" else slice(None)
@@ -87,7 +90,7 @@ def plant(
     id: str, emotions: list[str], fillers: list[Utterance], distances: list[int], generator: np.random.Generator
 ) -> tuple[Dialogue, list[Asked]]:
     """Return a conversation with a fact of each person, and the questions: one at each distance."""
-    felt, things = generator.permutation(emotions)[:3], generator.permutation(THINGS)[:3]
+    felt, things = generator.permutation(emotions)[:3].tolist(), generator.permutation(THINGS)[:3]
     people = generator.permutation(3)
     start = generator.integers(len(fillers))
     said = [(PEOPLE[who], f"The {things[who]} makes me {felt[who]}.") for who in range(3)]
@@ -96,7 +99,7 @@ def plant(
     for turn in range(3, max(due) + 1):
         if turn in due:
             who = due[turn]
-            asked.append(Asked(id, str(turn), str(felt[who]), turn - who))
+            asked.append(Asked(id, str(turn), felt[who], (*felt[:who], *felt[who + 1 :])))
             said.append((PEOPLE[who], f"About the {things[who]} again."))
         else:
             filler = fillers[(start + turn) % len(fillers)]
@@ -105,17 +108,10 @@ def plant(
     return Dialogue(id, tuple(utterances)), asked
 
 
-def mark(
-    asked: list[Asked],
-    found: Mapping[tuple[str, str], Mapping[str, float]],
-    emotions: list[str],
-    distances: list[int],
-) -> np.ndarray:
-    """Return whether each question was answered right, in percent, shape (conversations, distances)."""
-    marks = [
-        100.0 * (max(emotions, key=found[one.dialogue, one.utterance].__getitem__) == one.emotion) for one in asked
-    ]
-    return np.array(marks).reshape(-1, len(distances))
+def mark(asked: Asked, found: Mapping[tuple[str, str], Mapping[str, float]]) -> float:
+    """Return 100 for the right answer and 0 for a wrong one."""
+    probabilities = found[asked.dialogue, asked.utterance]
+    return 100.0 * all(probabilities[asked.emotion] > probabilities[other] for other in asked.others)
 
 
 def score(values: np.ndarray) -> str:
