@@ -249,6 +249,20 @@ def test_several_seeds_stand_with_mean_deviation_and_interval(make_page):
     assert "erckit run talk.yaml --seeds 3" in text
 
 
+def test_a_temporary_memory_is_told_with_what_it_keeps_for_whom(make_page):
+    plain = Page(make_page(None, None)).text
+    assert "beside a memory" not in plain
+    text = Page(make_page(None, None, "predict.memory=true", "memory.window=4", "memory.scope=session")).text
+    assert "On dev and test they show the last 4 alone, beside a memory." in text
+    assert (
+        "what was said and the emotion are written into low-rank factors over the model, one set for each session"
+        in text
+    )
+    assert "The emotions written are the model's own answers." in text and "annotated ones" not in text
+    text = Page(make_page(None, None, "predict.memory=true", "memory.content=emotion", "memory.oracle=true")).text
+    assert "the emotion is written" in text and "The emotions written are the annotated ones" in text
+
+
 def test_answers_of_another_adapter_come_without_a_training_curve(make_page):
     text = Page(make_page(None, None, "predict.adapter=adapters/mine")).text
 
