@@ -332,7 +332,8 @@ def _unknown(path: str) -> str:
     section, dot, name = path.rpartition(".")
     keys = list(_keys())
     siblings = [key for key in keys if key.startswith(f"{section or path}.")]
-    names = {key.rpartition(".")[2]: key for key in reversed(keys)}  # of several sections the first
+    # Of several sections the first.
+    names = {key.rpartition(".")[2]: key for key in reversed(keys) if "." in key or not dot}
     near = get_close_matches(path, siblings, n=1, cutoff=0.8)
     if not siblings and not dot:
         near += get_close_matches(path, Config.model_fields, n=1)

@@ -307,7 +307,7 @@ def test_one_line_a_stage(world, capsys):
     world.go(1, 2)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(instances((1, 2)))
-    assert re.fullmatch(r"ingest: wrote 5 files in \d\.\d s, peak \d+ MiB", lines[0])
+    assert re.fullmatch(r"ingest: wrote 5 files in \d\.\d s, peak [\d.]+ [MG]iB", lines[0])
     assert lines[4].startswith("train (seed 2): wrote 3 files in ")
 
     world.go(1)
