@@ -4,10 +4,11 @@
     python tests/benchmarks/probe.py runs/emorynlp-minilm --seed 2 --set rate=3e-3 --set layers=1
 
 prints one table. In every conversation three people say what they feel about a thing ("The harbour makes me joyful."),
-each something else; real utterances of dev follow; then each of them comes back to the thing without a word of feeling
-("The harbour again."). Recent emotions are not told, and what was planted is out of the window, so that an answer can
-come from the memory alone. Nothing is told to the memory that it would not see in use: it writes the emotions that it
-recognises. Chance is a third, both for
+each something else; real utterances of dev follow; then one of them comes back to the thing without a word of feeling
+("The harbour again."): each of the three in a copy of the conversation, so that no answer disturbs another. Recent
+emotions are not told, and what was planted is out of the window, so that an answer can come from the memory alone.
+Nothing is told to the memory that it would not see in use: it writes the emotions that it recognises. Chance is a third,
+both for
 
 - right: the planted emotion is the most probable of the three, and
 - told apart: so it is once log-probabilities are centred over the three questions, which takes away what a memory does
@@ -66,7 +67,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="which seed's adapter of the run")
     parser.add_argument("--count", type=int, default=64, help="conversations at each distance")
     parser.add_argument("--draw", type=int, default=1, help="seed of the conversations")
-    parser.add_argument("--distances", type=int, nargs="+", default=[6, 12, 24, 48], help="turns from fact to question")
+    parser.add_argument(
+        "--distances", type=int, nargs="+", default=[6, 12, 24, 48], help="turns from facts to question"
+    )
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="of the memory"
     )
@@ -80,28 +83,30 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 def plant(
     id: str, emotions: list[str], fillers: list[Utterance], distance: int, generator: np.random.Generator
-) -> tuple[Dialogue, list[str]]:
-    """Return a conversation that ends with a question about each fact, and the emotions that were felt, in order."""
+) -> tuple[list[Dialogue], list[str]]:
+    """Return copies of a conversation that end with a question about each fact, and what was felt, in order."""
     felt, things = generator.permutation(emotions)[:3].tolist(), generator.permutation(THINGS)[:3].tolist()
     start = generator.integers(len(fillers))
-    between = [fillers[(start + turn) % len(fillers)] for turn in range(distance - 3)]
+    between = [fillers[(start + turn) % len(fillers)] for turn in range(distance - 1)]
     said = [
         *((who, f"The {thing} makes me {emotion}.") for who, thing, emotion in zip(PEOPLE, things, felt, strict=True)),
         *((filler.speakers[0], filler.text) for filler in between),
-        *((who, f"The {thing} again.") for who, thing in zip(PEOPLE, things, strict=True)),
     ]
-    utterances = (Utterance(str(turn), (speaker,), text) for turn, (speaker, text) in enumerate(said))
-    return Dialogue(id, tuple(utterances)), felt
+    utterances = [Utterance(str(turn), (speaker,), text) for turn, (speaker, text) in enumerate(said)]
+    asked = [Utterance("asked", (who,), f"The {thing} again.") for who, thing in zip(PEOPLE, things, strict=True)]
+    return [Dialogue(f"{id}-{place}", (*utterances, last)) for place, last in enumerate(asked)], felt
 
 
-def measure(recognizer: Recognizer, planted: list[tuple[Dialogue, list[str]]], memory: Memory | None) -> np.ndarray:
+def measure(
+    recognizer: Recognizer, planted: list[tuple[list[Dialogue], list[str]]], memory: Memory | None
+) -> np.ndarray:
     """Return for each conversation how many of its answers were right, and told apart: percent, shape (count, 2)."""
-    answers: dict[str, list[Mapping[str, float]]] = {}
-    for found in recognizer.predict([dialogue for dialogue, _ in planted], memory):
-        answers.setdefault(found.dialogue, []).append(found.probabilities)
+    answers: dict[str, Mapping[str, float]] = {}
+    for found in recognizer.predict([copy for copies, _ in planted for copy in copies], memory):
+        answers[found.dialogue] = found.probabilities  # in the end those of the question
     rows = []
-    for dialogue, felt in planted:
-        scores = np.log([[asked[emotion] for emotion in felt] for asked in answers[dialogue.id][-3:]])
+    for copies, felt in planted:
+        scores = np.log([[answers[copy.id][emotion] for emotion in felt] for copy in copies])
         centred = scores - scores.mean(axis=0)
         rows.append([100 * float((found.argmax(axis=1) == np.arange(3)).mean()) for found in (scores, centred)])
     return np.array(rows)
