@@ -7,8 +7,8 @@ prints one table. In every conversation three people say what they feel about a 
 each something else; real utterances of dev follow; then one of them comes back to the thing without a word of feeling
 ("The harbour again."): each of the three in a copy of the conversation, so that no answer disturbs another. Recent
 emotions are not told, and what was planted is out of the window, so that an answer can come from the memory alone.
-Nothing is told to the memory that it would not see in use: it writes the emotions that it recognises. Chance is a third,
-both for
+Nothing is told to the memory that it would not see in use: it writes the emotions that it recognises. Chance is a
+third, both for
 
 - right: the planted emotion is the most probable of the three, and
 - told apart: so it is once log-probabilities are centred over the three questions, which takes away what a memory does
