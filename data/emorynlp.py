@@ -65,7 +65,7 @@ def read_lines(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue],
 def read_csv(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue], Counter[str]]:
     """Read a split of the CSV form (utterances with video only); ids are those of the official release."""
     rows, repairs = read_table(path, COLUMNS)
-    sessions = {_name_scene(row, source): _find_place(row, source) for source, row in rows}
+    sessions = {_name_scene(row, source): _find_scene(row, source) for source, row in rows}
     return group_turns((_read_row(row, labels, source) for source, row in rows), sessions), repairs
 
 
@@ -91,12 +91,14 @@ def _read_row(row: dict[str, str], labels: LabelSet, source: str) -> tuple[str, 
     return scene_id, turn, build_utterance(id, speakers, row["Utterance"], row["Emotion"], labels, source)
 
 
-def _find_place(row: dict[str, str], source: str) -> tuple[str, int]:
+def _find_scene(row: dict[str, str], source: str) -> tuple[str, int]:
+    """Return the episode of a row and the number of its scene."""
     return name_episode(row, source), read_number(row, "Scene_ID", source)
 
 
 def _name_scene(row: dict[str, str], source: str) -> str:
-    return f"{name_episode(row, source)}_c{read_number(row, 'Scene_ID', source):02d}"
+    episode, scene = _find_scene(row, source)
+    return f"{episode}_c{scene:02d}"
 
 
 def _parse_speakers(cell: str, source: str) -> list[str]:

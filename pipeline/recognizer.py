@@ -32,7 +32,7 @@ from .artefacts import load_labels, load_speakers
 from .backbone import fingerprint, load_model, load_tokenizer
 from .config import Config, Data, Memory, Model, Prompts, load_config
 from .conversation import Conversation
-from .memory.conversations import Remembered, answer_with_memory, share_memory, show_window
+from .memory.conversations import Remembered, remember_dialogues, show_window
 from .run import Run
 from .scoring import Answer, answer_trees
 from .stages.prompts import look_up, make_task
@@ -145,12 +145,11 @@ class Recognizer:
             yield from (self.describe(answer) for answer in self.answer(trees))
             return
         task = show_window(self.task, memory)
-        groups = ((tree for d in group for tree in self.plant(d, task)) for group in share_memory(dialogues, memory))
-        answered = answer_with_memory(
+        answered = remember_dialogues(
             self.model,
-            task.tokens,
-            task.wording,
-            groups,
+            task,
+            dialogues,
+            lambda dialogue: self.plant(dialogue, task),
             memory,
             both_ways=self.both_ways,
             row_tokens=self.config.predict.row_tokens,

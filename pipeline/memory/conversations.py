@@ -1,6 +1,6 @@
 """Conversations with a temporary memory: many advance together, each turn recognised and then written."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
@@ -56,12 +56,28 @@ def answer_with_memory(
     yield from in_order(progress(_converse(writer, talks, row_tokens), total, "turns answered"))
 
 
+def remember_dialogues(
+    model: Any,
+    task: Task,
+    dialogues: Iterable[Dialogue],
+    plant: Callable[[Dialogue], Iterable[PromptTree]],
+    settings: MemoryConfig,
+    **options: Any,
+) -> Iterator[Remembered]:
+    """Answer dialogues, those that share a memory one after the other; `plant` gives the trees of one.
+
+    A session's dialogues come one after the other (`data.dialogue.by_session`). `options` are `answer_with_memory`'s.
+    """
+    groups = ((tree for one in group for tree in plant(one)) for group in _share_memory(dialogues, settings))
+    return answer_with_memory(model, task.tokens, task.wording, groups, settings, **options)
+
+
 def show_window(task: Task, settings: MemoryConfig) -> Task:
     """Return how prompts are made beside a memory: each shows its window of utterances alone."""
     return replace(task, history="window", window=settings.window)
 
 
-def share_memory(dialogues: Iterable[Dialogue], settings: MemoryConfig) -> Iterator[Iterable[Dialogue]]:
+def _share_memory(dialogues: Iterable[Dialogue], settings: MemoryConfig) -> Iterator[Iterable[Dialogue]]:
     """Yield the dialogues that share a memory: each by itself, those of a session, or all where speakers have one."""
     if settings.scope == "speaker":
         yield dialogues

@@ -93,22 +93,21 @@ class TemporaryFactors:
         finally:
             self._used = None
 
-    def step(self, slots: Sequence[int], gradients: torch.Tensor, *, rates: torch.Tensor, adamw: bool) -> None:
+    def step(self, slots: Sequence[int], gradients: torch.Tensor, *, rates: torch.Tensor, adamw: bool) -> torch.Tensor:
         """Write: one step of AdamW without weight decay, or of plain gradient descent, on the factors of some slots.
 
-        `gradients` has shape (slots, parameters), `rates` (slots,).
+        `gradients` has shape (slots, parameters), `rates` (slots,). Returns by how much the factors went down.
         """
         rows = self._rows(slots)
         self.steps[rows] += 1
         if not adamw:
-            self.values[rows] -= rates[:, None] * gradients
-            return
+            return self._lower(rows, rates[:, None] * gradients)
         first = self.moments[0, rows].lerp(gradients, 1 - BETAS[0])
         second = self.moments[1, rows].lerp(gradients.square(), 1 - BETAS[1])
         self.moments[0, rows], self.moments[1, rows] = first, second
         unbias_first, unbias_second = (1 - torch.pow(beta, self.steps[rows])[:, None] for beta in BETAS)
         change = (first / unbias_first) / ((second / unbias_second).sqrt() + EPSILON)
-        self.values[rows] -= rates[:, None] * change
+        return self._lower(rows, rates[:, None] * change)
 
     def decay(self, slots: Sequence[int], share: float) -> None:
         """Draw B, and with it all that is remembered, towards 0."""
@@ -138,6 +137,10 @@ class TemporaryFactors:
         """Return A, (rank, inputs), and B, (outputs, rank), of a slot."""
         a, b = self._cut(self.values[slot : slot + 1])[shape]
         return a[0], b[0]
+
+    def _lower(self, rows: Any, change: torch.Tensor) -> torch.Tensor:
+        self.values[rows] -= change
+        return change
 
     def _rows(self, slots: Sequence[int]) -> Any:
         """Return an index of some slots that copies nothing where they are all."""

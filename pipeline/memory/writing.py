@@ -199,9 +199,8 @@ class Writer:
         for step in range(settings.steps):
             if step:
                 _, gradients = self._measure(slots, differentiate=True)
-            stood = self.factors.take(slots).values
-            self.factors.step(slots, gradients, rates=rates, adamw=settings.optimizer == "adamw")
-            changes += (gradients * (self.factors.values[slots] - stood)).sum(dim=1).abs()
+            lowered = self.factors.step(slots, gradients, rates=rates, adamw=settings.optimizer == "adamw")
+            changes += (gradients * lowered).sum(dim=1).abs()
         # Both written so that what is not a number went wrong too.
         sound = self.factors.sizes(slots) <= settings.largest_size
         doubtful = [place for place, change in enumerate(changes.tolist()) if not change <= settings.largest_rise / 2]

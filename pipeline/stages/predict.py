@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...data.dialogue import by_session
+from ...data.dialogue import Dialogue, by_session
 from ...prompts.tasks import Task
 from ...prompts.tokens import PieceTokenizer
 from ...prompts.tree import PromptTree, gold_emotions, read_aloud
@@ -17,7 +17,7 @@ from ..adapter import load_adapter
 from ..artefacts import load_dialogues, load_labels, load_trees, load_wording
 from ..backbone import choose_dtype, load_model, load_tokenizer
 from ..config import Config
-from ..memory.conversations import answer_with_memory, share_memory, show_window
+from ..memory.conversations import remember_dialogues, show_window
 from ..predictions import Prediction, write_predictions
 from ..run import Run
 from ..scoring import Answer, answer_trees
@@ -68,7 +68,7 @@ def answer_split(
     }
     if config.predict.memory:
         made_with["slots"] = config.memory.slots
-        answers = _remember(model, task, config, run, split, gold, writes)
+        answers = _remember(model, task, config, run, split, dialogues, gold, writes)
     else:
         made_with["conversations"] = config.predict.conversations
         answers = answer_trees(
@@ -105,6 +105,7 @@ def _remember(
     config: Config,
     run: Run,
     split: str,
+    dialogues: list[Dialogue],
     gold: Mapping[str, Mapping[int, str]] | None,
     writes: Counter[str],
 ) -> Iterator[Answer]:
@@ -113,15 +114,13 @@ def _remember(
     trees: dict[str, list[PromptTree]] = {}
     for tree in plant_split(config, run, split, task, encoder, Counter()):
         trees.setdefault(tree.dialogue, []).append(tree)
-    dialogues = load_dialogues(run, split)
     if config.memory.scope == "session":
         dialogues = [dialogue for session in by_session(dialogues) for dialogue in session]
-    groups = ((tree for one in group for tree in trees[one.id]) for group in share_memory(dialogues, config.memory))
-    answered = answer_with_memory(
+    answered = remember_dialogues(
         model,
-        task.tokens,
-        task.wording,
-        groups,
+        task,
+        dialogues,
+        lambda dialogue: trees[dialogue.id],
         config.memory,
         both_ways=config.model.both_ways,
         row_tokens=config.predict.row_tokens,
