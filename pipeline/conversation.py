@@ -74,6 +74,7 @@ class Conversation:
             turns = self._chunk[len(self._chunk) - len(waiting) :]
             record["waiting"] = [[turn, *held] for turn, held in zip(turns, waiting, strict=True)]
             record["speakers"] = list(self._thread.memories)
+            record["factors"] = self._writer.factors.fingerprint()
             states = {"": self._writer.factors.take([0])} | self._thread.memories
             for place, state in enumerate(states.values()):
                 tensors |= {f"{place}.values": state.values, f"{place}.moments": state.moments}
@@ -98,6 +99,10 @@ class Conversation:
         ]
         self._felt = dict(enumerate(record["felt"]))
         if memory is not None:
+            if record["factors"] != self._writer.factors.fingerprint():
+                raise DataError(
+                    f"{path}: this version of torch draws other factors than the one that wrote it; go on with that."
+                )
             self._thread.resume(ID, self._felt)
             states = [
                 State(*(tensors[f"{place}.{name}"] for name in ("values", "moments", "steps")))

@@ -18,6 +18,9 @@ from ..scoring import Answer, fill_rows, in_order
 from .factors import State
 from .writing import Outcome, Turn, Writer, lay_out_turn
 
+# Tokens of a row on a CPU: the logits of the words in longer ones outgrow its caches, and 32 slots are slower than 8.
+CPU_ROW_TOKENS = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
@@ -47,11 +50,13 @@ def answer_with_memory(
     A group is the turns that share a memory, of one dialogue or of several: trees of one branch each. As many groups
     as there are slots advance together, and one that ends hands its slot on, with an empty memory. Recent emotions are
     the model's own earlier answers in the same dialogue, or those of `gold` by dialogue and turn.
-    A forward pass has at most `row_tokens` tokens, unless a single turn needs more.
+    A forward pass has at most `row_tokens` tokens, on a CPU 1,024, unless a single turn needs more.
     """
     if settings.scope == "speaker":
         settings = settings.model_copy(update={"slots": 1})  # there is one group only
     writer = Writer(model, tokens, settings, settings.slots)
+    if writer.factors.device.type == "cpu":
+        row_tokens = min(row_tokens, CPU_ROW_TOKENS)
     talks = (_Talk(iter(group), Thread(tokens, wording, both_ways, gold)) for group in groups)
     yield from in_order(progress(_converse(writer, talks, row_tokens), total, "turns answered"))
 

@@ -13,7 +13,7 @@ from ...data.errors import DataError
 from ...data.files import replace_atomically
 from .factors import TemporaryFactors
 
-FORMAT = "erckit conversation 1"
+FORMAT = "erckit conversation 2"
 
 
 def save_conversation(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
@@ -47,14 +47,13 @@ def export_adapter(folder: Path, model: Any, factors: TemporaryFactors, slot: in
 
     names = {id(module): name.removeprefix("base_model.model.") for name, module in model.named_modules()}
     tensors: dict[str, torch.Tensor] = {}
-    for module, shape in factors.modules():
-        a, b = factors.matrices(slot, shape)
+    for module, a, b in factors.matrices(slot):
         tensors[f"base_model.model.{names[id(module)]}.lora_A.weight"] = a.contiguous().cpu()
         tensors[f"base_model.model.{names[id(module)]}.lora_B.weight"] = b.contiguous().cpu()
     settings = LoraConfig(
         r=factors.rank,
         lora_alpha=factors.rank * factors.scale,  # pyright: ignore[reportArgumentType]  # PEFT divides it by r
-        target_modules=[names[id(module)] for module, _ in factors.modules()],
+        target_modules=[names[id(module)] for module in factors.layers.values()],
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
         inference_mode=True,

@@ -9,6 +9,7 @@ depend on any memory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import torch
@@ -95,8 +96,10 @@ class Writer:
         self._answers: list[Leaf] = list(tokens.answers.values())
         self._choices = tokens.choices
         modules = find_modules(self._halves.upper_layers, settings.modules)
-        self.factors = TemporaryFactors(modules, slots=slots, rank=settings.rank, scale=settings.scale)
-        self._gradients = torch.zeros_like(self.factors.values)
+        adamw = settings.optimizer == "adamw"
+        self.factors = TemporaryFactors(modules, slots=slots, rank=settings.rank, scale=settings.scale, adamw=adamw)
+        # Of the turns that wait for their chunk to be full.
+        self._gradients = torch.zeros(slots, self.factors.parameters, device=self.factors.device)
         self._held: list[list[_Held]] = [[] for _ in range(slots)]
 
     def forget(self, slot: int) -> None:
@@ -107,7 +110,7 @@ class Writer:
     def hold(self, turn: Turn, label: int, sure: float, loss: float, gradients: torch.Tensor) -> None:
         """Take up a turn again that waited to be written, with the gradients of all that wait in its slot."""
         with self._halves.open():
-            hidden = self._halves.lower(Layout([turn.part], self.factors.values.device))
+            hidden = self._halves.lower(Layout([turn.part], self.factors.device))
         self._held[turn.slot].append(_Held(turn, hidden[0], label, sure, loss))
         self._gradients[turn.slot] = gradients.to(self._gradients.device)
 
@@ -122,9 +125,10 @@ class Writer:
 
     def _turn(self, turns: Sequence[Turn]) -> list[Outcome]:
         slots = [turn.slot for turn in turns]
-        layout = Layout([turn.part for turn in turns], self.factors.values.device)
+        layout = Layout([turn.part for turn in turns], self.factors.device)
         hidden = self._halves.lower(layout)
-        with torch.enable_grad(), self.factors.using(slots, layout.lengths) as values:
+        state = self.factors.look(slots)
+        with torch.enable_grad(), self.factors.using(state.values, layout.lengths) as values:
             log_p, said = self._read(layout, hidden, turns)
             labels = [
                 int(row.argmax()) if turn.gold is None else turn.gold for turn, row in zip(turns, log_p, strict=True)
@@ -132,16 +136,20 @@ class Writer:
             felt = -log_p[range(len(labels)), labels]
             sure = (-felt).detach().exp() if self.settings.by_confidence else torch.ones_like(felt).detach()
             losses = self._weigh(said, felt, sure)
-            (gradients,) = torch.autograd.grad(losses.sum(), values)
-        surprised = losses.detach() >= self.settings.least_surprise
-        self._gradients[slots] += torch.where(surprised[:, None], gradients, 0)
+            surprised = losses.detach() >= self.settings.least_surprise
+            (gradients,) = torch.autograd.grad(losses @ surprised.float() / self.settings.chunk, values)
+        if self.settings.chunk > 1:
+            gradients += self._gradients[slots]
+            self._gradients[slots] = gradients
         rows = hidden[0].split(layout.lengths)
         heard = zip(turns, rows, labels, sure.tolist(), losses.tolist(), strict=True)
         for one, keep in zip(heard, surprised.tolist(), strict=True):
             if keep:
                 self._held[one[0].slot].append(_Held(*one))
-        full = [slot for slot in slots if len(self._held[slot]) == self.settings.chunk]
-        undone = self._write(full) if full else set()
+        full = [place for place, slot in enumerate(slots) if len(self._held[slot]) == self.settings.chunk]
+        if len(full) < len(slots):
+            gradients = gradients[full]
+        undone = self._write([slots[place] for place in full], gradients) if full else set()
         numbers = zip(slots, log_p.detach(), said.tolist(), felt.tolist(), surprised.tolist(), strict=True)
         return [Outcome(row, s, f, keep, slot in undone) for slot, row, s, f, keep in numbers]
 
@@ -150,9 +158,10 @@ class Writer:
         decisions = Decisions(layout, [wanted for _ in turns for wanted in (self._answers, [])], self._choices)
         tellers = [start + place for turn, start in zip(turns, layout.starts, strict=True) for place in turn.said[0]]
         logits = self._halves.upper(layout, hidden, [*decisions.places, *tellers])
-        log_p = decisions.score(logits[: len(decisions.places)]).reshape(len(turns), -1)
+        answering, telling = logits.split([len(decisions.places), len(tellers)])
+        log_p = decisions.score(answering).reshape(len(turns), -1)
         words = torch.tensor([word for turn in turns for word in turn.said[1]], device=logits.device)
-        losses = cross_entropy(logits[len(decisions.places) :].float(), words, reduction="none")
+        losses = cross_entropy(telling.float(), words, reduction="none")
         counts = [len(turn.said[1]) for turn in turns]
         return log_p, torch.stack([loss.mean() for loss in losses.split(counts)])
 
@@ -163,70 +172,70 @@ class Writer:
         emotion = settings.emotion_weight * (settings.content != "semantics")
         return semantics * said + emotion * sure * felt
 
-    def _write(self, slots: list[int]) -> set[int]:
-        """Write what some slots hold. Returns those where that diverged, and was undone.
+    def _write(self, slots: list[int], gradients: torch.Tensor) -> set[int]:
+        """Write what some slots hold, with its gradients. Returns those where that diverged: they stay as they were.
 
-        What cannot be brought to its end is undone everywhere, and not tried again.
+        What cannot be brought to its end is written nowhere, and not tried again.
         """
-        before = self.factors.take(slots)
         try:
-            sound = self._step(slots, before)
-        except BaseException:
-            self.factors.put(slots, before)
-            raise
+            state, sound = self._step(slots, gradients)
+            if not all(sound):
+                kept = [place for place, well in enumerate(sound) if well]
+                state = State(state.values[kept], state.moments[:, kept], state.steps[kept])
+            self.factors.put([slot for slot, well in zip(slots, sound, strict=True) if well], state)
         finally:
             self._drop(slots)
-        undone = [place for place, well in enumerate(sound) if not well]
-        if undone:
-            self.factors.put(
-                [slots[place] for place in undone],
-                State(before.values[undone], before.moments[:, undone], before.steps[undone]),
-            )
-        return {slots[place] for place in undone}
+        return {slot for slot, well in zip(slots, sound, strict=True) if not well}
 
-    def _step(self, slots: list[int], before: State) -> list[bool]:
-        """Step down the loss of what some slots hold. Returns for each whether that went well.
+    def _step(self, slots: list[int], gradients: torch.Tensor) -> tuple[State, list[bool]]:
+        """Step down the loss of what some slots hold. Returns what they then remember, and whether that went well.
 
         As long as a step changes the loss little to first order, as its gradient has it, nothing else can raise it
         much; only where it changes it by half of what is allowed is the loss measured again.
         """
-        settings = self.settings
-        rates = settings.rate / (1 + settings.damping * before.steps / settings.steps)
-        gradients = self._gradients[slots] / settings.chunk
+        settings, state = self.settings, self.factors.look(slots)
+        rates = settings.rate / (1 + settings.damping * state.steps / settings.steps)
         if settings.decay:
-            self.factors.decay(slots, settings.decay)
+            state = State((1 - settings.decay) * state.values, state.moments, state.steps)
         changes = torch.zeros_like(rates)
         for step in range(settings.steps):
             if step:
-                _, gradients = self._measure(slots, differentiate=True)
-            lowered = self.factors.step(slots, gradients, rates=rates, adamw=settings.optimizer == "adamw")
-            changes += (gradients * lowered).sum(dim=1).abs()
+                _, gradients = self._measure(slots, state.values, differentiate=True)
+            before, state = state.values, self.factors.step(state, gradients, rates)
+            changes += torch.linalg.vecdot(gradients, before - state.values).abs()
         # Both written so that what is not a number went wrong too.
-        sound = self.factors.sizes(slots) <= settings.largest_size
+        sizes = torch.linalg.vector_norm(state.values, dim=1) / sqrt(self.factors.parameters)
+        sound = sizes <= settings.largest_size
         doubtful = [place for place, change in enumerate(changes.tolist()) if not change <= settings.largest_rise / 2]
         if doubtful:
             asked = [slots[place] for place in doubtful]
-            losses, _ = self._measure(asked, differentiate=False)
+            losses, _ = self._measure(asked, state.values[doubtful], differentiate=False)
             at_first = [sum(held.loss for held in self._held[slot]) / settings.chunk for slot in asked]
             sound[doubtful] &= losses - torch.tensor(at_first, device=losses.device) <= settings.largest_rise
-        return sound.tolist()
+        return state, sound.tolist()
 
-    def _measure(self, slots: list[int], *, differentiate: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the loss of what each slot holds, (slots,), and its gradients, (slots, parameters), if wanted."""
+    def _measure(
+        self, slots: list[int], values: torch.Tensor, *, differentiate: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of what each slot holds, (slots,), and its gradients, (slots, parameters), if wanted.
+
+        `values` are what the slots would remember.
+        """
         held = [one for slot in slots for one in self._held[slot]]
-        layout = Layout([one.turn.part for one in held], self.factors.values.device)
+        layout = Layout([one.turn.part for one in held], self.factors.device)
         hidden = torch.cat([one.hidden for one in held]).unsqueeze(0)
         lengths = [sum(len(one.turn.part.ids) for one in self._held[slot]) for slot in slots]
-        with torch.set_grad_enabled(differentiate), self.factors.using(slots, lengths) as values:
+        with torch.set_grad_enabled(differentiate), self.factors.using(values, lengths) as leaf:
             log_p, said = self._read(layout, hidden, [one.turn for one in held])
             felt = -log_p[range(len(held)), [one.label for one in held]]
             losses = self._weigh(said, felt, torch.tensor([one.sure for one in held], device=felt.device))
             means = losses.view(len(slots), -1).mean(dim=1)
-            gradients = torch.autograd.grad(means.sum(), values)[0] if differentiate else torch.zeros(())
+            gradients = torch.autograd.grad(means.sum(), leaf)[0] if differentiate else torch.zeros(())
         return means.detach(), gradients
 
     def _drop(self, slots: Sequence[int]) -> None:
-        self._gradients[list(slots)] = 0
+        if self.settings.chunk > 1:
+            self._gradients[list(slots)] = 0
         for slot in slots:
             self._held[slot].clear()
 

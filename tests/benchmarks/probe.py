@@ -3,12 +3,12 @@
     python tests/benchmarks/probe.py runs/emorynlp-minilm
     python tests/benchmarks/probe.py runs/emorynlp-minilm --seed 2 --set rate=3e-3 --set layers=1
 
-prints one table. In every conversation three people say what they feel about a thing ("The harbour makes me joyful."),
-each something else; real utterances of dev follow; then one of them comes back to the thing without a word of feeling
-("The harbour again."): each of the three in a copy of the conversation, so that no answer disturbs another. Recent
-emotions are not told, and what was planted is out of the window, so that an answer can come from the memory alone.
-Nothing is told to the memory that it would not see in use: it writes the emotions that it recognises. Chance is a
-third, both for
+prints one table. In every conversation three people say what they feel about a thing ("I could cry about the harbour,
+it breaks my heart."), each something else; real utterances of dev follow; then one of them comes back to the thing
+without a word of feeling ("The harbour again."): each of the three in a copy of the conversation, so that no answer
+disturbs another. Recent emotions are not told, and what was planted is out of the window, so that an answer can come
+from the memory alone. Nothing is told to the memory that it would not see in use: it writes the emotions that it
+recognises. With `--set oracle=true` it writes the planted ones: an upper bound. Chance is a third, both for
 
 - right: the planted emotion is the most probable of the three, and
 - told apart: so it is once log-probabilities are centred over the three questions, which takes away what a memory does
@@ -37,6 +37,17 @@ THINGS = (
     *("harbour", "garden", "bicycle", "violin", "kitchen", "lottery", "library", "picnic", "museum", "sailing trip"),
     *("old piano", "new flat", "wedding", "parking ticket", "birthday cake", "football match", "train", "painting"),
 )
+# What people say who feel so, without naming it.
+SAYINGS = {
+    **dict.fromkeys(("joyful", "joy"), "I am so happy about the {}, it is wonderful!"),
+    **dict.fromkeys(("mad", "anger"), "I hate the {}, what an outrage, damn it!"),
+    **dict.fromkeys(("sad", "sadness"), "I could cry about the {}, it breaks my heart."),
+    **dict.fromkeys(("scared", "fear"), "Oh no, the {}! Help, I am afraid of it."),
+    "peaceful": "The {} is lovely, thank you, I feel at ease with it.",
+    "powerful": "I am so proud of the {}, I knew we could do it.",
+    "surprise": "What? The {}? Oh my God, I did not expect that!",
+    "disgust": "Ew, the {} is gross, it makes me sick.",
+}
 MEASURES = ("right", "told apart")
 
 
@@ -47,9 +58,10 @@ def main() -> None:
     settings = recognizer.config.memory.model_dump() | dict(map(parse_setting, options.settings))
     memory = Memory(**settings)
     recognizer.task = show_window(replace(recognizer.task, recent_count=0), memory)
-    emotions = [label for label in recognizer.task.labels if label != "neutral"]
+    emotions = [label for label in recognizer.task.labels if label in SAYINGS]
     fillers = [u for d in load_dialogues(Run(options.run, recognizer.config.seed), "dev") for u in d.utterances]
-    print(f"{options.count} conversations a distance, percent; chance is 33.3")
+    what = "planted emotions are written (oracle)" if memory.oracle else "recognised emotions are written"
+    print(f"{options.count} conversations a distance, percent; chance is 33.3; {what}")
     head = " ".join(f"{f'{measure}: {what}':>30}" for measure in MEASURES for what in ("alone", "memory", "difference"))
     print(f"{'turns ago':>10} {head}", flush=True)
     found: list[np.ndarray] = []
@@ -89,10 +101,10 @@ def plant(
     start = generator.integers(len(fillers))
     between = [fillers[(start + turn) % len(fillers)] for turn in range(distance - 1)]
     said = [
-        *((who, f"The {thing} makes me {emotion}.") for who, thing, emotion in zip(PEOPLE, things, felt, strict=True)),
-        *((filler.speakers[0], filler.text) for filler in between),
+        *((who, SAYINGS[label].format(thing), label) for who, thing, label in zip(PEOPLE, things, felt, strict=True)),
+        *((filler.speakers[0], filler.text, None) for filler in between),
     ]
-    utterances = [Utterance(str(turn), (speaker,), text) for turn, (speaker, text) in enumerate(said)]
+    utterances = [Utterance(str(turn), (who,), text, label) for turn, (who, text, label) in enumerate(said)]
     asked = [Utterance("asked", (who,), f"The {thing} again.") for who, thing in zip(PEOPLE, things, strict=True)]
     return [Dialogue(f"{id}-{place}", (*utterances, last)) for place, last in enumerate(asked)], felt
 

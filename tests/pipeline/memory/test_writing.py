@@ -36,7 +36,7 @@ def tiny(request, load_tiny):
     """A tiny model under a task adapter that does something, in evaluation mode."""
     parts = load_tiny(request.param)
     # Adam turns rounding into steps where gradients are near 0, and six layers make more of that than two.
-    parts.rates = {name: rate / 4 if request.param == "embedded" else rate for name, rate in RATES.items()}
+    parts.rates = {name: rate / 2 if request.param == "embedded" else rate for name, rate in RATES.items()}
     torch.manual_seed(5)
     parts.model = get_peft_model(parts.model, lora(parts.config, rank=4, alpha=8, dropout=0.1))
     with torch.no_grad():
@@ -79,7 +79,7 @@ def answer_by_peft(
     settings = LoraConfig(r=4, lora_alpha=4, target_modules=rf".*layers?\.({inside})\..*(dense|query|key|value|_proj)$")
     model = get_peft_model(model, settings).eval()
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+        parameter.requires_grad_("lora_B" in name)
     factors = [parameter for parameter in model.parameters() if parameter.requires_grad]
     initial(model)
     kinds = {
@@ -173,10 +173,9 @@ def test_answers_and_writes_equal_those_of_peft_and_torch(
     def start_as_here(model):
         """Copy A, which is random, in the order of the modules."""
         a = [parameter for name, parameter in model.named_parameters() if "lora_A" in name]
-        assert len(a) == len(factors.shapes)
         with torch.no_grad():
-            for parameter, shape in zip(a, factors.shapes.values(), strict=True):
-                parameter.copy_(factors.fresh[shape.start : shape.middle].view(factors.rank, shape.inputs))
+            for parameter, drawn in zip(a, factors.a.values(), strict=True):
+                parameter.copy_(drawn)
 
     expected = answer_by_peft(tiny, group, **settings, initial=start_as_here)
     np.testing.assert_allclose(probabilities(found), expected, atol=2e-4)
@@ -243,8 +242,8 @@ def test_base_and_task_weights_are_as_they_were_also_after_an_exception(tiny, gr
     assert (hash_weights(tiny.model), count_hooks(tiny.model)) == (before, hooks)
     right, calls = Writer._write, []
 
-    def fail(self, slots):
-        calls.append(right(self, slots))
+    def fail(self, *inputs):
+        calls.append(right(self, *inputs))
         if len(calls) == 4:
             raise KeyboardInterrupt
         return calls[-1]
@@ -361,7 +360,7 @@ def test_decay_draws_the_memory_towards_nothing(tiny, groups):
 @ONE_KIND
 def test_the_modules_that_have_factors_are_those_asked_for(tiny):
     names = {
-        which: set(Writer(tiny.model, tiny.tokens, Memory(layers=1, modules=which), 1).factors.shapes)
+        which: set(Writer(tiny.model, tiny.tokens, Memory(layers=1, modules=which), 1).factors.layers)
         for which in ("all", "attention", "feed_forward")
     }
     assert names["attention"] == {f"0.self_attn.{name}_proj" for name in "qkvo"}
