@@ -25,6 +25,15 @@ class Data(Section):
         default="auto", description="file format of the corpus; auto recognises it"
     )
     aliases: str = Field(default="auto", min_length=1, description="YAML table of speaker names; auto: the shipped one")
+    also: Annotated[tuple[str, ...], Strict(False)] = Field(
+        default=(), description="further corpora whose dialogues are added to train"
+    )
+    feelings: str = Field(
+        default="auto", min_length=1, description="YAML table of what corpora name differently; auto: the shipped one"
+    )
+    drop_overlap: bool = Field(
+        default=True, description="leave out added dialogues of which an utterance stands in dev or test"
+    )
 
 
 class Profiles(Section):

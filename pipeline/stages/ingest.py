@@ -1,7 +1,8 @@
 """Ingest: a corpus of any known form becomes dialogues, speakers and labels in erckit's own form."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ...data.dialogue import SPLITS, Corpus
 from ...data.erckit_jsonl import write_dialogues
 from ...data.errors import DataError
 from ...data.files import hash_file, write_json
+from ...data.mixture import FEELINGS, measure_overlap, mix_corpora, read_feelings
 from ...data.speakers import ALIAS_TABLES, find_aliases, identify_speakers, read_aliases
 from ..config import Config
 from ..config import Data as DataConfig
@@ -20,9 +22,15 @@ SAMPLE = "sample"
 
 
 def run(config: Config, run: Run) -> str:
-    corpus = read_corpus(find_corpus(config.data), config.data.form)
+    corpus = read_corpus(find_corpus(config.data.path), config.data.form)
     check_dev_labels(corpus)
-    corpus, speakers = identify_speakers(corpus, _choose_aliases(config.data, corpus.name))
+    others = [read_corpus(find_corpus(path)) for path in config.data.also]
+    if others:
+        table = FEELINGS if config.data.feelings == "auto" else Path(config.data.feelings)
+        named = [(other, find_aliases(other.name)) for other in others]
+        corpus = mix_corpora(corpus, named, read_feelings(table), drop_overlap=config.data.drop_overlap)
+    corpus = replace(corpus, differences=(*corpus.differences, *map(str, measure_overlap(corpus))))
+    corpus, speakers = identify_speakers(corpus, _choose_aliases(config.data, [corpus.name, *(o.name for o in others)]))
     for split in SPLITS:
         write_dialogues(run.path("ingest", f"dialogues.{split}.jsonl"), corpus.dialogues[split])
     speakers.write(run.path("ingest", "speakers.json"))
@@ -41,8 +49,9 @@ def run(config: Config, run: Run) -> str:
 
 
 def fingerprint(config: Config) -> str:
-    """The shipped alias tables decide too, where the user names none."""
+    """The shipped tables decide too, where the user names none."""
     tables = sorted(ALIAS_TABLES.glob("*.yaml")) if config.data.aliases == "auto" else []
+    tables += [FEELINGS] if config.data.also and config.data.feelings == "auto" else []
     return " ".join(f"{table.name} {hash_file(table)}" for table in tables)
 
 
@@ -55,34 +64,40 @@ def check_dev_labels(corpus: Corpus) -> None:
         )
 
 
-def find_corpus(data: DataConfig) -> Path:
-    """Return the folder of the corpus: the bundled one, in the working folder, or in the folder $ERCKIT_DATA names."""
-    if data.path == SAMPLE:
+def find_corpus(path: str) -> Path:
+    """Return the folder of a corpus: the bundled one, in the working folder, or in the folder $ERCKIT_DATA names."""
+    if path == SAMPLE:
         return Path(str(files("erckit.data") / "sample"))
     root = os.environ.get("ERCKIT_DATA")
-    candidates = [Path(data.path), *([Path(root) / data.path] if root else [])]
+    candidates = [Path(path), *([Path(root) / path] if root else [])]
     for candidate in candidates:
         if candidate.is_dir():
             return candidate
     raise DataError(
-        f"no corpus folder {data.path!r}; looked for {' and '.join(str(c.absolute()) for c in candidates)}. Set "
-        "`data.path` to the folder that holds the corpus files, or ERCKIT_DATA to the folder around it."
+        f"no corpus folder {path!r}; looked for {' and '.join(str(c.absolute()) for c in candidates)}. Set "
+        "`data.path` or `data.also` to the folder that holds the corpus files, or ERCKIT_DATA to the folder around it."
     )
 
 
 def corpus_files(config: Config) -> list[Path]:
     """The files that the stage reads: all that belong to a known form, label sets and the user's alias table."""
-    folder = find_corpus(config.data)
+    folders = map(find_corpus, [config.data.path, *config.data.also])
     names = {name for form in FORMS.values() for name in form.files} | {"labels.json"}
-    tables = [] if config.data.aliases == "auto" else [Path(config.data.aliases)]
-    for table in tables:
-        if not table.is_file():
-            raise DataError(f"{table.absolute()}: no such alias table. Set data.aliases to the table, or remove it.")
-    return sorted(path for path in folder.iterdir() if path.name in names) + tables
+    tables = []
+    for key, table in (("aliases", config.data.aliases), ("feelings", config.data.feelings)):
+        if table != "auto":
+            tables.append(Path(table))
+            if not tables[-1].is_file():
+                raise DataError(f"{tables[-1].absolute()}: no such table. Set data.{key} to the table, or remove it.")
+    return sorted(path for folder in folders for path in folder.iterdir() if path.name in names) + tables
 
 
-def _choose_aliases(data: DataConfig, corpus: str) -> dict[str, str]:
-    return find_aliases(corpus) if data.aliases == "auto" else read_aliases(Path(data.aliases))
+def _choose_aliases(data: DataConfig, corpora: Sequence[str]) -> dict[str, str]:
+    """Return the user's table, or the shipped ones: the corpus's own, and where several are mixed that of all."""
+    if data.aliases != "auto":
+        return read_aliases(Path(data.aliases))
+    own, shared = find_aliases(corpora[0]), find_aliases("+".join(sorted(corpora))) if len(corpora) > 1 else {}
+    return {alias: shared.get(name, name) for alias, name in own.items()} | shared
 
 
 def _is_labelled(corpus: Corpus, split: str) -> bool:
