@@ -156,8 +156,8 @@ class Predict(Section):
 class Memory(Section):
     """The temporary memory of a conversation (`pipeline.memory`)."""
 
-    content: Literal["semantics", "emotion", "both"] = Field(
-        default="both", description="what is written: what was said, the emotion recognised, or both"
+    content: Literal["semantics", "emotion", "both", "none"] = Field(
+        default="both", description="what is written: what was said, the emotion recognised, both, or nothing"
     )
     scope: Literal["dialogue", "session", "speaker"] = Field(
         default="dialogue",

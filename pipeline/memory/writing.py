@@ -9,7 +9,7 @@ depend on any memory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from typing import Any
 
 import torch
@@ -136,8 +136,10 @@ class Writer:
             felt = -log_p[range(len(labels)), labels]
             sure = (-felt).detach().exp() if self.settings.by_confidence else torch.ones_like(felt).detach()
             losses = self._weigh(said, felt, sure)
-            surprised = losses.detach() >= self.settings.least_surprise
-            (gradients,) = torch.autograd.grad(losses @ surprised.float() / self.settings.chunk, values)
+            surprised = losses.detach() >= (inf if self.settings.content == "none" else self.settings.least_surprise)
+            written = losses @ surprised.float() / self.settings.chunk
+            # What nobody writes is not differentiated.
+            gradients = torch.autograd.grad(written, values)[0] if surprised.any() else torch.zeros_like(values)
         if self.settings.chunk > 1:
             gradients += self._gradients[slots]
             self._gradients[slots] = gradients
@@ -168,8 +170,8 @@ class Writer:
     def _weigh(self, said: torch.Tensor, felt: torch.Tensor, sure: torch.Tensor) -> torch.Tensor:
         """Return the loss of each turn, shape (turns,), from those of its words and of its emotion."""
         settings = self.settings
-        semantics = settings.semantics_weight * (settings.content != "emotion")
-        emotion = settings.emotion_weight * (settings.content != "semantics")
+        semantics = settings.semantics_weight * (settings.content in ("semantics", "both"))
+        emotion = settings.emotion_weight * (settings.content in ("emotion", "both"))
         return semantics * said + emotion * sure * felt
 
     def _write(self, slots: list[int], gradients: torch.Tensor) -> set[int]:

@@ -101,15 +101,16 @@ def test_the_shipped_variants_change_what_the_shipped_configurations_have(table)
     assert variants
 
 
-def test_each_row_with_a_memory_stands_below_the_same_one_without():
+def test_each_row_with_a_memory_stands_below_the_same_one_with_an_empty_one():
     variants = {
         name: dict(change.split("=") for change in changes) for name, changes in read_variants("memory").items()
     }
-    for name, changes in variants.items():
-        if "memory of" in name or name.endswith("+ memory"):
-            assert changes["predict.memory"] == "true" and changes["memory.window"] == changes["prompts.window"]
-            plain = {key: value for key, value in changes.items() if "memory" not in key}
-            assert variants[name.rpartition(" + ")[0]] == plain
+    remembering = [name for name in variants if "memory of" in name or name.endswith("+ memory")]
+    for name in remembering:
+        plain = {key: value for key, value in variants[name].items() if key != "memory.scope"}
+        assert variants[name.rpartition(" + ")[0]] == plain | {"memory.content": '"none"'}
+        assert plain["memory.content"] != '"none"'
+    assert len(remembering) == 15
 
 
 def test_a_table_that_is_not_there_is_named():

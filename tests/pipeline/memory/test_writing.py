@@ -219,6 +219,8 @@ def test_the_first_answer_and_all_without_writing_are_those_without_memory(tiny,
     np.testing.assert_allclose(probabilities(still), plain, atol=1e-5)
     assert [one.answer.prompt for one in still] == [answer.prompt for answer in ordinary]
     assert not any(one.written for one in still)
+    empty = remember(tiny, groups, both_ways=both_ways, content="none")
+    assert probabilities(empty).tolist() == probabilities(still).tolist() and not any(one.written for one in empty)
     moved = remember(tiny, groups, both_ways=both_ways)
     firsts = np.cumsum([0, *map(len, groups)])[:-1]
     np.testing.assert_allclose(probabilities(moved)[firsts], plain[firsts], atol=1e-5)
