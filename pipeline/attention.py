@@ -3,10 +3,11 @@
 Every model of transformers calls its attention through a registry, and this one is registered there: nothing is
 padded, and nothing of a model's code is touched. A row is computed part by part, and a part in tiles with SDPA and
 dense masks; on CUDA as a whole with FlexAttention and a block mask. With a cache, what is known of a trunk is not
-computed again.
+computed again. Of the last layer all but keys and values is computed only where logits are asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -60,10 +61,35 @@ class Layout:
         self.positions = torch.cat([torch.from_numpy(part.positions) for part in parts]).to(device)
         self.lengths = [len(part.ids) for part in parts]
         self.starts = [sum(self.lengths[:place]) for place in range(len(parts))]
+        self.asked: torch.Tensor | None = None
+        self._asked_of = self.lengths
+        self._kept: Any = None  # keys and values of the last layer, None before, ... while they are computed
         self._masks: dict[Any, Any] = {}
+
+    def ask(self, places: Sequence[int]) -> torch.Tensor:
+        """Have the last layer give only what is asked for. Returns where each place is found in that, (places,)."""
+        asked, found = torch.tensor(sorted(set(places)), device=self.device), torch.tensor(places, device=self.device)
+        edges = torch.tensor([*self.starts, len(self.ids)], device=self.device)
+        self.asked, self._asked_of = asked, torch.searchsorted(asked, edges).diff().tolist()
+        return torch.searchsorted(asked, found)
+
+    def counts(self, tokens: int) -> list[int]:
+        """Return how many of so many tokens are each part's: of all, or of those that the last layer is asked for."""
+        return self.lengths if tokens == len(self.ids) else self._asked_of
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Have the next call of attention keep the keys and values for the one after it, and go no further."""
+        self._kept = ...
+        with suppress(_Kept):
+            yield
 
     def attend(self, module: Any, query: Any, key: Any, value: Any, scaling: Any, window: int | None) -> torch.Tensor:
         """Return what attention gives, shape (1, tokens, heads, dimension)."""
+        if self._kept is ...:
+            self._kept = key, value
+            raise _Kept
+        (key, value), self._kept = self._kept or (key, value), None
         if query.device.type == "cuda" and not any(self.caches):
             return self._attend_flexibly(module, query, key, value, scaling, window)
         on_cpu, differentiated = query.device.type == "cpu", torch.is_grad_enabled()
@@ -71,8 +97,10 @@ class Layout:
         attend = _attend_plainly if on_cpu and differentiated else _attend_fused
         tile = TILE if on_cpu and not differentiated else len(self.ids)  # elsewhere more, smaller products gain nothing
         pieces = []
-        columns = [tensor.split(self.lengths, dim=2) for tensor in (query, key, value)]
-        for q, k, v, cache, tiles in zip(*columns, self.caches, self._tiles(window, query.dtype, tile), strict=True):
+        queries = query.split(self.counts(query.shape[2]), dim=2)
+        columns = [tensor.split(self.lengths, dim=2) for tensor in (key, value)]
+        tiles_of = self._tiles(window, query.dtype, tile, query.shape[2])
+        for q, k, v, cache, tiles in zip(queries, *columns, self.caches, tiles_of, strict=True):
             if cache is not None:
                 k, v = cache.extend(module.layer_idx, k, v)
             for rows, mask, stretches in zip(q.split(tile, dim=2), *tiles, strict=True):
@@ -80,21 +108,28 @@ class Layout:
                 pieces.append(attend(rows, keys, values, mask, scaling))
         return torch.cat(pieces, dim=2).transpose(1, 2)
 
+    def _rows(self, tokens: int) -> torch.Tensor:
+        """Return the places of the tokens that attend, all or those asked for."""
+        if self.asked is None or tokens == len(self.ids):
+            return torch.arange(len(self.ids), device=self.device)
+        return self.asked
+
     def _tiles(
-        self, window: int | None, dtype: torch.dtype, tile: int
+        self, window: int | None, dtype: torch.dtype, tile: int, tokens: int
     ) -> list[tuple[list[torch.Tensor], list[list[slice]]]]:
         """Return for each part the masks of its tokens, so many at a time, and the stretches of keys that they see."""
-        if (window, dtype, tile) not in self._masks:
-            tiles = self._masks[window, dtype, tile] = []
-            for part in self.parts:
-                mask = self._dense_mask(part, window, dtype)
+        if (window, dtype, tile, tokens) not in self._masks:
+            tiles = self._masks[window, dtype, tile, tokens] = []
+            places = self._rows(tokens).split(self.counts(tokens))
+            for part, start, rows_of in zip(self.parts, self.starts, places, strict=True):
+                mask = self._dense_mask(part, window, dtype)[rows_of - start]
                 stretches = [_find_stretches(rows) for rows in mask.split(tile)]
                 masks = [
                     torch.cat([rows[:, stretch] for stretch in found], dim=1)
                     for rows, found in zip(mask.split(tile), stretches, strict=True)
                 ]
                 tiles.append((masks, stretches))
-        return self._masks[window, dtype, tile]
+        return self._masks[window, dtype, tile, tokens]
 
     def _dense_mask(self, part: Part, window: int | None, dtype: torch.dtype) -> torch.Tensor:
         seen = torch.from_numpy(part.seen).to(self.device)
@@ -111,22 +146,28 @@ class Layout:
     ) -> torch.Tensor:
         from transformers.integrations.flex_attention import flex_attention_forward
 
-        if window not in self._masks:
-            self._masks[window] = self._block_mask(window)
-        return flex_attention_forward(module, query, key, value, self._masks[window], scaling=scaling)[0]
+        place = window, query.shape[2]
+        if place not in self._masks:
+            self._masks[place] = self._block_mask(window, self._rows(query.shape[2]))
+        return flex_attention_forward(module, query, key, value, self._masks[place], scaling=scaling)[0]
 
-    def _block_mask(self, window: int | None) -> Any:
+    def _block_mask(self, window: int | None, rows: torch.Tensor) -> Any:
         from torch.nn.attention.flex_attention import create_block_mask
 
         shifted = [torch.from_numpy(part.seen + start) for part, start in zip(self.parts, self.starts, strict=True)]
         stretches = torch.cat(shifted).to(self.device).unbind(1)
 
         def visible(batch: Any, head: Any, query: Any, key: Any) -> Any:
-            inside = _in_stretches(key, [bound[query] for bound in stretches])
-            near = self.positions[key] > self.positions[query] - window if window is not None else True
+            row = rows[query]
+            inside = _in_stretches(key, [bound[row] for bound in stretches])
+            near = self.positions[key] > self.positions[row] - window if window is not None else True
             return inside & near
 
-        return create_block_mask(visible, None, None, len(self.ids), len(self.ids), device=self.device)
+        return create_block_mask(visible, None, None, len(rows), len(self.ids), device=self.device)
+
+
+class _Kept(Exception):
+    """Keys and values are kept; the rest of the layer is not computed."""
 
 
 def _attend_fused(query: Any, key: Any, value: Any, mask: torch.Tensor, scaling: float | None) -> torch.Tensor:
@@ -187,13 +228,52 @@ def packed_attention(
 
 def packed_logits(model: Any, layout: Layout, places: Sequence[int]) -> torch.Tensor:
     """Return the logits at some places of a row and nowhere else, shape (places, vocabulary)."""
+    # A layer that is computed a second time for its gradients does not go through its hooks again.
+    again = model.training and model.is_gradient_checkpointing
     return model(
         input_ids=layout.ids.unsqueeze(0),
         position_ids=layout.positions.unsqueeze(0),
-        logits_to_keep=torch.tensor(places, device=layout.device),
+        logits_to_keep=torch.tensor(places, device=layout.device) if again else layout.ask(places),
         use_cache=False,
         layout=layout,
     ).logits[0]
+
+
+def _compute_where_asked(layer: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Before the last layer: compute its keys and values everywhere, and have it compute the rest where it is asked.
+
+    What its other tokens would give goes nowhere. A hook, and no other `forward`, because those survive no copy.
+    """
+    layout = options.get("layout")
+    if layout is None or layout.asked is None:
+        return None
+    with layout.keeping():
+        layer.forward(*inputs, **options)
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(pick, value))
+        everywhere = isinstance(value, torch.Tensor) and value.ndim > 1 and value.shape[1] == len(layout.ids)
+        return value.index_select(1, layout.asked) if everywhere else value
+
+    return tuple(map(pick, inputs)), {name: pick(value) for name, value in options.items()}
+
+
+def find_layers(model: Any) -> Sequence[Any]:
+    """Return the transformer layers of a model in order. Raises DataError where it has no one list of them."""
+    count = model.config.get_text_config().num_hidden_layers
+    found = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    if len(found) != 1:
+        raise _not_packable(model, f"it has {len(found)} lists of {count} layers")
+    return list(found[0])
+
+
+def attend_packed(model: Any) -> None:
+    """Have a model take packed rows (`packed_logits`)."""
+    model.set_attn_implementation(PACKED)
+    last = find_layers(model)[-1]
+    if _compute_where_asked not in last._forward_pre_hooks.values():
+        last.register_forward_pre_hook(_compute_where_asked, with_kwargs=True)
 
 
 def use_packed_attention(model: Any) -> None:
@@ -210,7 +290,7 @@ def use_packed_attention(model: Any) -> None:
     with torch.inference_mode():
         prompts = [torch.tensor([unpack(part, branch)], device=model.device) for branch in range(len(branches))]
         expected = torch.cat([model(prompt, use_cache=False).logits[:, -1] for prompt in prompts])
-        model.set_attn_implementation(PACKED)
+        attend_packed(model)
         try:
             found = packed_logits(model, Layout([part], model.device), [decided[()] for decided in part.asked])
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:

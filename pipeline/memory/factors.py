@@ -8,11 +8,14 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from math import sqrt
 from typing import Any
 
 import torch
 from torch.nn.functional import linear
+
+from ..attention import Layout
 
 # Of AdamW, as torch has them.
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -55,7 +58,7 @@ class TemporaryFactors:
             torch.zeros(2 if adamw else 0, slots, parameters, device=device),
             torch.zeros(slots, device=device),
         )
-        self._used: tuple[dict[str, torch.Tensor], _Rows] | None = None
+        self._used: tuple[dict[str, torch.Tensor], Callable[[int], _Rows]] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -88,13 +91,20 @@ class TemporaryFactors:
                 hook.remove()
 
     @contextmanager
-    def using(self, values: torch.Tensor, lengths: Sequence[int]) -> Iterator[torch.Tensor]:
-        """Compute a row in which the tokens of some conversations stand one after the other, so many of each.
+    def using(self, values: torch.Tensor, layout: Layout) -> Iterator[torch.Tensor]:
+        """Compute a row in which the parts of some conversations stand one after the other, as many of each.
 
         `values` are those of their states, shape (conversations, parameters). Yields a leaf that gradients gather in.
         """
+        each = len(layout.parts) // len(values)
+
+        @cache
+        def rows(tokens: int) -> _Rows:
+            counts = layout.counts(tokens)
+            return _Rows([sum(counts[start : start + each]) for start in range(0, len(counts), each)], self.device)
+
         leaf = values.detach().requires_grad_()
-        self._used = (self._cut(leaf), _Rows(lengths, self.device))
+        self._used = (self._cut(leaf), rows)
         try:
             yield leaf
         finally:
@@ -149,7 +159,8 @@ class TemporaryFactors:
     def _add(self, name: str, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         if self._used is None:
             return output
-        b, rows = self._used
+        b, rows_of = self._used
+        rows = rows_of(inputs.shape[1])
         inner = rows.cut(self.scale * linear(inputs[0].float(), self.a[name]))
         return output + rows.join(torch.bmm(inner, b[name].transpose(1, 2))).to(output.dtype)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...data.errors import DataError
-from ..attention import Layout, packed_logits
+from ..attention import Layout, find_layers, packed_logits
 
 
 class SplitModel:
@@ -34,7 +34,7 @@ class SplitModel:
     @contextmanager
     def open(self) -> Iterator[None]:
         """Let the halves be called while the block lasts; the model as a whole cannot be."""
-        entrance = self.upper_layers[0].register_forward_pre_hook(self._enter_upper)
+        entrance = self.upper_layers[0].register_forward_pre_hook(self._enter_upper, prepend=True)
         for layer in self.lower_layers:
             layer.forward = self._make_skippable(layer.forward)
         try:
@@ -77,15 +77,3 @@ class _Reached(Exception):
     def __init__(self, hidden: torch.Tensor) -> None:
         super().__init__()
         self.hidden = hidden
-
-
-def find_layers(model: Any) -> Sequence[Any]:
-    """Return the transformer layers of a model in order."""
-    count = model.config.get_text_config().num_hidden_layers
-    found = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
-    if len(found) != 1:
-        raise DataError(
-            f"model {model.config.name_or_path!r} has {len(found)} lists of {count} layers; a temporary memory needs "
-            "to know which is the one. Use another model."
-        )
-    return list(found[0])

@@ -128,7 +128,7 @@ class Writer:
         layout = Layout([turn.part for turn in turns], self.factors.device)
         hidden = self._halves.lower(layout)
         state = self.factors.look(slots)
-        with torch.enable_grad(), self.factors.using(state.values, layout.lengths) as values:
+        with torch.enable_grad(), self.factors.using(state.values, layout) as values:
             log_p, said = self._read(layout, hidden, turns)
             labels = [
                 int(row.argmax()) if turn.gold is None else turn.gold for turn, row in zip(turns, log_p, strict=True)
@@ -226,8 +226,7 @@ class Writer:
         held = [one for slot in slots for one in self._held[slot]]
         layout = Layout([one.turn.part for one in held], self.factors.device)
         hidden = torch.cat([one.hidden for one in held]).unsqueeze(0)
-        lengths = [sum(len(one.turn.part.ids) for one in self._held[slot]) for slot in slots]
-        with torch.set_grad_enabled(differentiate), self.factors.using(values, lengths) as leaf:
+        with torch.set_grad_enabled(differentiate), self.factors.using(values, layout) as leaf:
             log_p, said = self._read(layout, hidden, [one.turn for one in held])
             felt = -log_p[range(len(held)), [one.label for one in held]]
             losses = self._weigh(said, felt, torch.tensor([one.sure for one in held], device=felt.device))

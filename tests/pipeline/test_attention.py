@@ -8,7 +8,15 @@ import pytest
 import torch
 from erckit.data.errors import DataError
 from erckit.pipeline import attention
-from erckit.pipeline.attention import PACKED, Layout, TrunkCache, packed_attention, packed_logits, use_packed_attention
+from erckit.pipeline.attention import (
+    PACKED,
+    Layout,
+    TrunkCache,
+    attend_packed,
+    packed_attention,
+    packed_logits,
+    use_packed_attention,
+)
 from erckit.prompts.packing import Part, lay_out, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,7 +62,7 @@ def models(request):
     """The same model twice: as it is, and with the packed attention."""
     own = build(request.param)
     packed = copy.deepcopy(own)
-    packed.set_attn_implementation(PACKED)
+    attend_packed(packed)
     return own, packed
 
 
@@ -103,7 +111,7 @@ def test_both_ways_within_utterances_equals_the_model_with_a_mask_written_out(fa
     """The mask by definition: what stands in an earlier stretch is seen, and of one's own all, but of an answer."""
     own, generator = build(family), np.random.default_rng(8)
     packed = copy.deepcopy(own)
-    packed.set_attn_implementation(PACKED)
+    attend_packed(packed)
     trunk, ends, leaf = generator.integers(3, VOCABULARY, size=30), [7, 12, 13, 30], (5, 6)
     branches = [(end, draw_ids(generator), [leaf]) for end in ends]
     expected = []
@@ -171,7 +179,7 @@ def test_a_window_shorter_than_the_prompt_decides():
         model = build("mistral")
         for layer in model.model.layers:
             layer.self_attn.config.sliding_window = window
-        model.set_attn_implementation(PACKED)
+        attend_packed(model)
         with torch.no_grad():
             logits.append(pack(model, [part]))
     assert (logits[0] - logits[1]).abs().max() > 0.1
@@ -184,9 +192,11 @@ def test_the_block_mask_of_cuda_is_the_dense_mask(window):
     parts = [draw_part(generator) for _ in range(4)]
     layout = Layout(parts, "cpu")
     tokens = torch.arange(len(layout.ids))
-    visible = layout._block_mask(window).mask_mod(None, None, tokens[:, None], tokens[None, :])
     dense = torch.block_diag(*(layout._dense_mask(part, window, torch.float32) == 0 for part in parts))
-    assert torch.equal(visible, dense.bool())
+    for rows in (tokens, tokens[3::7]):
+        mask = layout._block_mask(window, rows).mask_mod
+        visible = mask(None, None, torch.arange(len(rows))[:, None], tokens[None, :])
+        assert torch.equal(visible, dense.bool()[rows])
 
 
 def test_flex_attention_gives_what_sdpa_gives(monkeypatch):
@@ -201,9 +211,13 @@ def test_flex_attention_gives_what_sdpa_gives(monkeypatch):
     layout = Layout(parts, "cpu")
     query, key, value = torch.randn(3, 1, 4, len(layout.ids), 16, generator=torch.Generator().manual_seed(0))
     module = torch.nn.Module().eval()
+    everywhere = layout.attend(module, query, key, value, 0.25, None)
     found = layout._attend_flexibly(module, query, key, value, 0.25, None)
-    expected = layout.attend(module, query, key, value, 0.25, None)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, everywhere, atol=1e-5, rtol=0)
+    layout.ask(list(range(1, len(layout.ids), 5)))
+    for attend in (layout._attend_flexibly, layout.attend):
+        found = attend(module, query[:, :, layout.asked], key, value, 0.25, None)
+        torch.testing.assert_close(found, everywhere[:, layout.asked], atol=1e-5, rtol=0)
 
 
 # Which models are taken.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from erckit.data.errors import DataError
 from erckit.data.labels import EMORYNLP, LabelSet
-from erckit.pipeline.attention import PACKED
+from erckit.pipeline.attention import attend_packed
 from erckit.pipeline.loss import class_weights, confusion_errors, weighted_mean
 from erckit.pipeline.stages.train import build_trainer
 from erckit.prompts.wording import Piece
@@ -108,7 +108,7 @@ def test_for_labels_of_one_token_it_is_the_weighted_cross_entropy_of_their_logit
     expected = torch.nn.functional.cross_entropy(logits, truth, weight=torch.tensor([*weights.values()]))
     expected_gradients = gradients_of(parts, expected)
 
-    parts.model.set_attn_implementation(PACKED)
+    attend_packed(parts.model)
     loss = compute_loss(parts, prompts, gold, weights)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
     torch.testing.assert_close(gradients_of(parts, loss), expected_gradients, atol=1e-5, rtol=1e-5)

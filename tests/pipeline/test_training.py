@@ -8,7 +8,7 @@ import torch
 from erckit.data.files import read_json_lines
 from erckit.data.labels import EMORYNLP
 from erckit.pipeline.artefacts import load_trees, load_wording
-from erckit.pipeline.attention import PACKED
+from erckit.pipeline.attention import attend_packed
 from erckit.pipeline.backbone import load_tokenizer
 from erckit.pipeline.epochs import TrainingPrompts
 from erckit.pipeline.scoring import answer_trees
@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 ONCE = ("train.epochs=2", "train.lora_dropout=0.1", "train.class_weights=inverse")
 # Steps between two looks at dev that no number of steps between two log entries divides.
-OFTEN = (*ONCE, "train.batch_size=1", "train.evaluations_per_epoch=5", "train.patience=99", "train.learning_rate=3e-2")
+OFTEN = (*ONCE, "train.batch_size=1", "train.evaluations_per_epoch=5", "train.patience=99", "train.learning_rate=2e-2")
 
 
 class Killed(Exception):
@@ -98,7 +98,7 @@ def test_the_adapter_that_is_kept_is_the_best_on_dev_as_plain_peft_loads_it(undi
     wording = load_wording(run)
     tokens = PieceTokenizer(load_tokenizer(config.model), EMORYNLP, wording, chat=False)
     trees = list(load_trees(run, "dev", wording))
-    model.set_attn_implementation(PACKED)
+    attend_packed(model)
     answers = list(answer_trees(model, tokens, wording, trees, both_ways=False, conversations=3, row_tokens=1000))
     measured = 100 * f1_score([a.branch.label for a in answers], [a.label for a in answers], average="weighted")
 
