@@ -169,10 +169,12 @@ class Memory(Section):
     modules: Literal["all", "attention", "feed_forward"] = Field(
         default="all", description="linear modules of these layers that have them"
     )
-    rank: int = Field(default=16, ge=1, description="rank of the temporary factors")
+    rank: int = Field(default=64, ge=1, description="rank of the temporary factors")
     scale: float = Field(default=1.0, gt=0, description="scale of the temporary factors: alpha divided by rank")
-    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="how a write steps")
-    rate: float = Field(default=1e-3, gt=0, le=10, description="learning rate of a write")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd", description="how a write steps; adamw steps as far for what is known as for what is new"
+    )
+    rate: float = Field(default=0.1, gt=0, le=10, description="learning rate of a write")
     damping: float = Field(default=0.0, ge=0, description="the rate of write n is divided by 1 + damping * n")
     chunk: int = Field(default=1, ge=1, description="turns that are written together; 1 with scope speaker")
     steps: int = Field(default=1, ge=1, description="optimiser steps a write")

@@ -6,7 +6,8 @@
 prints one table. Every row runs in a process of its own, so that its peak memory is its own. All rows tell the same
 in their prompts: full history, general and retrieved facts, recent emotions (gold, so that all can be asked at once;
 row g: the model's own). Floating-point operations are counted as 2 for each weight of the layers and token, forward,
-and twice that with the backward pass (frozen weights need no gradient); attention and the head are not counted.
+and twice that with the backward pass (frozen weights need no gradient); attention and the head are not counted, and
+what packed rows leave out of their last layer is.
 """
 
 import argparse

@@ -27,7 +27,7 @@ from erckit.prompts.tree import unroll
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-MEMORY = Memory(window=2, layers=1, rank=4, rate=0.02, slots=2)
+MEMORY = Memory(window=2, layers=1, rank=4, optimizer="adamw", rate=0.02, slots=2)
 SETTINGS = [f"memory.{name}={value}" for name, value in MEMORY.model_dump(exclude_unset=True).items()]
 
 

@@ -56,7 +56,9 @@ def groups(tiny, make_trees, talk):
 
 
 def remember(tiny, groups, *, row_tokens=4096, both_ways=False, gold=None, **settings):
-    memory = Memory(**{"rate": tiny.rates["adamw"], "rank": 4, "layers": 1, "slots": 3, **settings})
+    memory = Memory(
+        **{"optimizer": "adamw", "rate": tiny.rates["adamw"], "rank": 4, "layers": 1, "slots": 3, **settings}
+    )
     found = answer_with_memory(
         tiny.model, tiny.tokens, tiny.wording, groups, memory, both_ways=both_ways, row_tokens=row_tokens, gold=gold
     )
@@ -320,7 +322,9 @@ def test_one_memory_for_each_speaker_is_loaded_when_they_speak(tiny, groups):
 
 @ONE_KIND
 def test_a_write_that_is_interrupted_is_undone_and_the_next_is_made(tiny, groups, monkeypatch):
-    writer = Writer(tiny.model, tiny.tokens, Memory(layers=1, rank=4, rate=tiny.rates["adamw"]), slots=1)
+    writer = Writer(
+        tiny.model, tiny.tokens, Memory(layers=1, rank=4, optimizer="adamw", rate=tiny.rates["adamw"]), slots=1
+    )
     thread = conversations.Thread(tiny.tokens, tiny.wording, both_ways=False, gold={})
     group = groups[2]
     writer.turn([thread.ask(group[0], 0, writer)])
