@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from ...data.corpus import FORMS, read_corpus
+from ...data.corpus import read_corpus
 from ...data.dialogue import SPLITS, Corpus
 from ...data.erckit_jsonl import write_dialogues
 from ...data.errors import DataError
 from ...data.files import hash_file, write_json
+from ...data.forms import FORMS, find_files
 from ...data.speakers import ALIAS_TABLES, find_aliases, identify_speakers, read_aliases
 from ..config import Config
 from ..config import Data as DataConfig
@@ -73,12 +74,12 @@ def find_corpus(data: DataConfig) -> Path:
 def corpus_files(config: Config) -> list[Path]:
     """The files that the stage reads: all that belong to a known form, label sets and the user's alias table."""
     folder = find_corpus(config.data)
-    names = {name for form in FORMS.values() for name in form.files} | {"labels.json"}
+    patterns = {pattern for form in FORMS.values() for pattern in form.files} | {"labels.json"}
     tables = [] if config.data.aliases == "auto" else [Path(config.data.aliases)]
     for table in tables:
         if not table.is_file():
             raise DataError(f"{table.absolute()}: no such alias table. Set data.aliases to the table, or remove it.")
-    return sorted(path for path in folder.iterdir() if path.name in names) + tables
+    return sorted(path for pattern in patterns for path in find_files(folder, pattern)) + tables
 
 
 def _choose_aliases(data: DataConfig, corpus: str) -> dict[str, str]:
