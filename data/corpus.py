@@ -1,80 +1,14 @@
 """The one way in: a folder becomes a corpus, whatever the form of its files."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from . import emorynlp, erckit_jsonl, meld
 from .dialogue import SPLITS, Corpus, Dialogue
 from .errors import DataError
-from .labels import EMORYNLP, MELD, LabelSet
-
-
-@dataclass(frozen=True)
-class Form:
-    """A form of files: how it is recognised, how a split is read, and what was published about it.
-
-    `files` are the names for train, dev and test; `mark` stands near the beginning of each. `published` gives by split
-    the numbers of dialogues (several where publications differ, none where nobody counted) and of utterances.
-    """
-
-    files: tuple[str, str, str]
-    mark: str
-    read: Callable[[Path, LabelSet], tuple[list[Dialogue], Counter[str]]]
-    find_labels: Callable[[Path], LabelSet]
-    corpus: str | None = None  # None: the folder's name
-    published: Mapping[str, tuple[tuple[int, ...], int]] = field(default_factory=dict)
-    note: str = ""
-
-
-EMORYNLP_COUNTS = {"train": ((713,), 9934), "dev": ((99,), 1344), "test": ((85,), 1328)}
-FORMS: dict[str, Form] = {
-    "emorynlp-json": Form(
-        files=("emotion-detection-trn.json", "emotion-detection-dev.json", "emotion-detection-tst.json"),
-        mark='"episodes"',
-        read=emorynlp.read_json,
-        find_labels=lambda folder: EMORYNLP,
-        corpus="emorynlp",
-        published=EMORYNLP_COUNTS,
-    ),
-    "emorynlp-text": Form(
-        files=("EMORY_train.txt", "EMORY_dev.txt", "EMORY_test.txt"),
-        mark="\t",
-        read=emorynlp.read_lines,
-        find_labels=lambda folder: EMORYNLP,
-        corpus="emorynlp",
-        published=EMORYNLP_COUNTS,
-        note="emorynlp-text names only the first speaker of an utterance that several people say.",
-    ),
-    "emorynlp-csv": Form(
-        files=("emorynlp_train_final.csv", "emorynlp_dev_final.csv", "emorynlp_test_final.csv"),
-        mark="Scene_ID",
-        read=emorynlp.read_csv,
-        find_labels=lambda folder: EMORYNLP,
-        corpus="emorynlp",
-        published={"train": ((), 7551), "dev": ((), 954), "test": ((), 984)},
-        note=(
-            "emorynlp-csv is the subset with video: 7,551/954/984 of the standard 9,934/1,344/1,328 utterances; "
-            "its scores do not compare with published ones."
-        ),
-    ),
-    "meld-csv": Form(
-        files=("train_sent_emo.csv", "dev_sent_emo.csv", "test_sent_emo.csv"),
-        mark="Dialogue_ID",
-        read=meld.read_csv,
-        find_labels=lambda folder: MELD,
-        corpus="meld",
-        published={"train": ((1038, 1039), 9989), "dev": ((114,), 1109), "test": ((280,), 2610)},
-    ),
-    "erckit-jsonl": Form(
-        files=("train.jsonl", "dev.jsonl", "test.jsonl"),
-        mark='"utterances"',
-        read=erckit_jsonl.read_split,
-        find_labels=erckit_jsonl.read_labels,
-    ),
-}
+from .forms import FORMS, find_files
 
 
 def read_corpus(path: Path, form: str = "auto") -> Corpus:
@@ -118,11 +52,14 @@ def _recognise(path: Path) -> tuple[list[str], list[str]]:
     complete: list[str] = []
     passed_over: list[str] = []
     for name, form in FORMS.items():
-        present = [file for file in form.files if (path / file).is_file()]
-        absent = [file for file in form.files if file not in present]
-        strange = [file for file in present if form.mark not in _read_beginning(path / file)]
+        present = {pattern: files[0] for pattern in form.files if (files := find_files(path, pattern))}
+        absent = [pattern for pattern in form.files if pattern not in present]
+        strange = [pattern for pattern, file in present.items() if form.files[pattern] not in _read_beginning(file)]
         if strange:
-            passed_over.append(f"{name} was passed over: no {form.mark!r} at the beginning of {strange[0]}.")
+            passed_over.append(
+                f"{name} was passed over: no {form.files[strange[0]]!r} at the beginning of "
+                f"{present[strange[0]].relative_to(path)}."
+            )
         elif present and absent:
             passed_over.append(f"{name} was passed over: it lacks {', '.join(absent)}.")
         elif present:
@@ -130,6 +67,7 @@ def _recognise(path: Path) -> tuple[list[str], list[str]]:
     if not complete:
         expected = "; ".join(f"{name}: {', '.join(form.files)}" for name, form in FORMS.items())
         reasons = "".join(f" {sentence}" for sentence in passed_over)
+        reasons += " Unpack the .zip files first." if find_files(path, "*.zip") else ""
         raise DataError(
             f"{path}: no corpus recognised; found {_list_files(path)}.{reasons} "
             f"Expected all files of one form: {expected}."
@@ -138,7 +76,7 @@ def _recognise(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _require(path: Path, name: str) -> tuple[list[str], list[str]]:
-    absent = [str(path / file) for file in FORMS[name].files if not (path / file).is_file()]
+    absent = [str(path / pattern) for pattern in FORMS[name].files if not find_files(path, pattern)]
     if absent:
         raise DataError(
             f"{path}: {name} needs {', '.join(FORMS[name].files)}; {', '.join(absent)} is missing; "
@@ -164,10 +102,8 @@ def _read_form(path: Path, name: str) -> Corpus:
     labels = form.find_labels(path)
     dialogues: dict[str, tuple[Dialogue, ...]] = {}
     repairs: Counter[str] = Counter()
-    for split, file in zip(SPLITS, form.files, strict=True):
-        found, mended = form.read(path / file, labels)
-        if not found:
-            raise DataError(f"{path / file}: no dialogues. Fill the file, or take another corpus.")
+    for split in SPLITS:
+        found, mended = form.read(path, split, labels)
         dialogues[split] = tuple(found)
         repairs += mended
     differences = [form.note] if form.note else []
@@ -181,12 +117,13 @@ def _read_form(path: Path, name: str) -> Corpus:
 def _compare_counts(
     dialogues: Mapping[str, tuple[Dialogue, ...]], published: Mapping[str, tuple[tuple[int, ...], int]]
 ) -> Iterable[str]:
-    for split, (numbers, utterances) in published.items():
-        if numbers and len(dialogues[split]) not in numbers:
-            yield f"{split}: {len(dialogues[split]):,} dialogues, published {' or '.join(f'{n:,}' for n in numbers)}."
-        found = sum(len(dialogue.utterances) for dialogue in dialogues[split])
+    for splits, (numbers, utterances) in published.items():
+        counted = [dialogue for split in splits.split("+") for dialogue in dialogues[split]]
+        if numbers and len(counted) not in numbers:
+            yield f"{splits}: {len(counted):,} dialogues, published {' or '.join(f'{n:,}' for n in numbers)}."
+        found = sum(utterance.label is not None for dialogue in counted for utterance in dialogue.utterances)
         if found != utterances:
-            yield f"{split}: {found:,} utterances, published {utterances:,}."
+            yield f"{splits}: {found:,} labelled utterances, published {utterances:,}."
 
 
 def _check_dialogue_ids(corpus: Corpus) -> None:
@@ -219,7 +156,7 @@ def _read_beginning(path: Path) -> str:
 
 
 def _list_files(path: Path, limit: int = 12) -> str:
-    names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    names = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in path.iterdir())
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more if names else "no files"
 

@@ -28,6 +28,11 @@ class LabelSet:
     def __contains__(self, label: object) -> bool:
         return label in self.names
 
+    @property
+    def neutral(self) -> str | None:
+        """The label that stands for no emotion, where the set has one."""
+        return next((name for name in self.names if name in ("neutral", "no emotion")), None)
+
     def index(self, label: str) -> int:
         return self.names.index(label)
 
@@ -43,3 +48,6 @@ class LabelSet:
 
 EMORYNLP = LabelSet(("joyful", "mad", "peaceful", "neutral", "sad", "powerful", "scared"))
 MELD = LabelSet(("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"))
+DAILYDIALOG = LabelSet(("no emotion", "anger", "disgust", "fear", "happiness", "sadness", "surprise"))
+IEMOCAP = LabelSet(("happy", "sad", "neutral", "angry", "excited", "frustrated"))
+IEMOCAP_FOUR = LabelSet(("happy", "sad", "neutral", "angry"))

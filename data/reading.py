@@ -12,6 +12,8 @@ from .errors import DataError
 from .labels import LabelSet
 from .text import one_line, read_text
 
+NO_TEXT = "utterances without text left out"
+
 
 def read_table(path: Path, columns: Sequence[str]) -> tuple[list[tuple[str, dict[str, str]]], Counter[str]]:
     """Read a CSV file that has at least `columns`. Returns ("file:line", row by column) for every row, and the repairs.

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .config import Config
     from .run import Run
 
+CORPORA = ("emorynlp", "meld")  # those of `fetch.RELEASES`
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit status: 0, 2 for an error of the user's, 130 when interrupted."""
@@ -74,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         "--variants", default="parts", metavar="TABLE", help="what to change: parts, memory, or a YAML file like them"
     )
     ablate.set_defaults(command=_ablate)
+    summary = "download a public corpus, or what is missing of it, and check it"
+    fetch = commands.add_parser("fetch", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
+    fetch.add_argument("corpus", choices=CORPORA, help="which one: %(choices)s", metavar="CORPUS")
+    fetch.add_argument("folder", type=Path, metavar="DIR", help="the folder for its files, then a data.path")
+    fetch.add_argument("--mirror", metavar="ADDRESS", help="where else its files lie, each right under this address")
+    fetch.set_defaults(command=_fetch)
     summary = "recognise emotions in what is typed, line by line"
     chat = commands.add_parser("chat", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
     chat.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the folder of an adapter")
@@ -142,6 +150,13 @@ def _ablate(options: argparse.Namespace) -> None:
     variants = read_variants(options.variants)
     _, run = _load(options)
     say(write_table(ablate(options.config, options.overrides, run, variants, Path(options.variants).stem)).rstrip())
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from .console import say
+    from .fetch import RELEASES, fetch
+
+    say(fetch(RELEASES[options.corpus], options.folder, options.mirror))
 
 
 def _chat(options: argparse.Namespace) -> None:

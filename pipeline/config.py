@@ -21,9 +21,10 @@ class Data(Section):
     """The corpus."""
 
     path: str = Field(min_length=1, description='"sample", or a path, also looked up in the folder $ERCKIT_DATA')
-    form: Literal["auto", "emorynlp-json", "emorynlp-text", "emorynlp-csv", "meld-csv", "erckit-jsonl"] = Field(
-        default="auto", description="file format of the corpus; auto recognises it"
-    )
+    form: Literal[
+        "auto", "emorynlp-json", "emorynlp-text", "emorynlp-csv", "meld-csv", "dailydialog", "iemocap-6", "iemocap-4",
+        "erckit-jsonl",
+    ] = Field(default="auto", description="file format of the corpus; auto recognises it")  # fmt: skip
     aliases: str = Field(default="auto", min_length=1, description="YAML table of speaker names; auto: the shipped one")
     also: Annotated[tuple[str, ...], Strict(False)] = Field(
         default=(), description="further corpora whose dialogues are added to train"

@@ -135,12 +135,12 @@ class StatisticalBiographer:
         base = _shares(_sum(rows.values()), self.labels)
         evidence: dict[tuple[str, str], float] = {}
         for before, row in rows.items():
-            if before == "neutral" or row.total() < FEWEST:
+            if before == self.labels.neutral or row.total() < FEWEST:
                 continue
             shares = _shares(row, self.labels, base)
             for after in self.labels:
                 departure = log(shares[after] / base[after])
-                if after != "neutral" and departure > NOTABLE:
+                if after != self.labels.neutral and departure > NOTABLE:
                     evidence[before, after] = row[after] * departure  # weighed by how often, so that luck does not win
         return min(evidence, key=lambda pair: (-evidence[pair], pair), default=("", ""))
 

@@ -52,6 +52,15 @@ SPECIAL_TOKENS = {
 
 
 @pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the public corpora; tests that want it are skipped where it is not named."""
+    folder = os.environ.get("ERCKIT_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("ERCKIT_DATA names no folder with the public corpora")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_tokenizer() -> Callable[[str], Any]:
     """A function from a kind to a tokenizer of some 600 tokens with its chat template.
 

@@ -11,7 +11,7 @@ from ...data.labels import LabelSet
 from ...retrieval.profiles import read_facts, refuse_split
 from ..artefacts import load_dialogues, load_labels, load_speakers
 from ..config import Config
-from ..metrics import confusion_matrix, f1_scores, interval, resample, weighted_f1
+from ..metrics import confusion_matrix, f1_scores, interval, micro_f1, resample, weighted_f1
 from ..predictions import Prediction, by_dialogue, read_predictions
 from ..run import Run
 from .predict import ASKED
@@ -123,9 +123,12 @@ def _measure(confusion: np.ndarray, labels: LabelSet) -> dict[str, Any]:
     hits, f1 = np.diag(confusion), f1_scores(confusion)
     precision = 100 * hits / np.maximum(confusion.sum(axis=0), 1)
     recall = 100 * hits / np.maximum(confusion.sum(axis=1), 1)
+    neutral = labels.neutral
+    micro = {"micro_f1_without_neutral": float(micro_f1(confusion, labels.index(neutral)))} if neutral else {}
     return {
         "w_f1": float(weighted_f1(confusion)),
         "macro_f1": float(f1.mean()),
+        **micro,
         "accuracy": 100 * float(hits.sum() / max(confusion.sum(), 1)),
         "per_class": {
             label: {

@@ -6,11 +6,12 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from ...data.corpus import FORMS, read_corpus
+from ...data.corpus import read_corpus
 from ...data.dialogue import SPLITS, Corpus
 from ...data.erckit_jsonl import write_dialogues
 from ...data.errors import DataError
 from ...data.files import hash_file, write_json
+from ...data.forms import FORMS, find_files
 from ...data.mixture import FEELINGS, measure_overlap, mix_corpora, read_feelings
 from ...data.speakers import ALIAS_TABLES, find_aliases, identify_speakers, read_aliases
 from ..config import Config
@@ -81,15 +82,16 @@ def find_corpus(path: str) -> Path:
 
 def corpus_files(config: Config) -> list[Path]:
     """The files that the stage reads: all that belong to a known form, label sets and the user's alias table."""
-    folders = map(find_corpus, [config.data.path, *config.data.also])
-    names = {name for form in FORMS.values() for name in form.files} | {"labels.json"}
+    folders = list(map(find_corpus, [config.data.path, *config.data.also]))
+    patterns = {pattern for form in FORMS.values() for pattern in form.files} | {"labels.json"}
     tables = []
     for key, table in (("aliases", config.data.aliases), ("feelings", config.data.feelings)):
         if table != "auto":
             tables.append(Path(table))
             if not tables[-1].is_file():
                 raise DataError(f"{tables[-1].absolute()}: no such table. Set data.{key} to the table, or remove it.")
-    return sorted(path for folder in folders for path in folder.iterdir() if path.name in names) + tables
+    found = {path for folder in folders for pattern in patterns for path in find_files(folder, pattern)}
+    return [*sorted(found), *tables]
 
 
 def _choose_aliases(data: DataConfig, corpora: Sequence[str]) -> dict[str, str]:

@@ -31,11 +31,11 @@ def test_a_tiny_corpus_departs_from_the_published_counts(tmp_path):
 
     assert read_corpus(tmp_path).differences == (
         "train: 1 dialogues, published 1,038 or 1,039.",
-        "train: 7 utterances, published 9,989.",
+        "train: 7 labelled utterances, published 9,989.",
         "dev: 1 dialogues, published 114.",
-        "dev: 7 utterances, published 1,109.",
+        "dev: 7 labelled utterances, published 1,109.",
         "test: 1 dialogues, published 280.",
-        "test: 7 utterances, published 2,610.",
+        "test: 7 labelled utterances, published 2,610.",
     )
 
 

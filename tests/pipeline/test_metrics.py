@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from erckit.data.errors import DataError
 from erckit.data.labels import LabelSet
-from erckit.pipeline.metrics import confusion_matrix, f1_scores, interval, resample, weighted_f1
+from erckit.pipeline.metrics import confusion_matrix, f1_scores, interval, micro_f1, resample, weighted_f1
 from erckit.pipeline.predictions import Prediction
 from erckit.pipeline.stages.evaluate import evaluate_systems
 from hypothesis import given, settings
@@ -30,18 +30,22 @@ def test_scores_equal_those_of_scikit_learn(case):
     gold, answered = map(list, zip(*pairs, strict=True))
     confusion = confusion_matrix(gold, answered, labels)
 
-    def expected(average):
-        return sklearn_metrics.f1_score(gold, answered, labels=range(labels), average=average, zero_division=0)
+    def expected(average, kept=range(labels)):
+        return sklearn_metrics.f1_score(gold, answered, labels=kept, average=average, zero_division=0)
 
     assert (confusion == sklearn_metrics.confusion_matrix(gold, answered, labels=range(labels))).all()
     np.testing.assert_allclose(f1_scores(confusion), 100 * expected(None))
     np.testing.assert_allclose(weighted_f1(confusion), 100 * expected("weighted"))
+    for without in range(labels):
+        kept = [label for label in range(labels) if label != without]
+        np.testing.assert_allclose(micro_f1(confusion, without), 100 * expected("micro", kept))
 
 
 def test_scores_of_many_matrices_are_those_of_each():
     confusions = np.random.default_rng(0).integers(0, 9, size=(5, 4, 4))
     np.testing.assert_array_equal(weighted_f1(confusions), [weighted_f1(one) for one in confusions])
     np.testing.assert_array_equal(f1_scores(confusions), [f1_scores(one) for one in confusions])
+    np.testing.assert_array_equal(micro_f1(confusions, 2), [micro_f1(one, 2) for one in confusions])
 
 
 @given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 2**32 - 1))
@@ -105,9 +109,9 @@ def plain_weighted_f1(matrices: list) -> float:
 # Systems compared.
 
 
-def predict(answers: str, gold: str = "jmsjms", oracle: bool = False) -> list[Prediction]:
+def predict(answers: str, gold: str = "jmsjms", oracle: bool = False, labels: LabelSet = LABELS) -> list[Prediction]:
     """Predictions for dialogues of three turns; a letter is a label's first, "-" an utterance nobody labelled."""
-    names = {name[0]: name for name in LABELS}
+    names = {name[0]: name for name in labels}
     return [
         Prediction(
             dialogue=f"d{place // 3}",
@@ -117,7 +121,7 @@ def predict(answers: str, gold: str = "jmsjms", oracle: bool = False) -> list[Pr
             text="So be it.",
             gold=names.get(truth),
             label=names[answer],
-            probabilities={name: float(name == names[answer]) for name in LABELS},
+            probabilities={name: float(name == names[answer]) for name in labels},
             oracle=oracle,
         )
         for place, (answer, truth) in enumerate(zip(answers, gold, strict=True))
@@ -165,6 +169,19 @@ def test_per_class_numbers_of_a_hand_case():
         {"precision": 100.0, "recall": 50.0, "f1": 200 / 3, "support": 2}
     )
     assert measured["macro_f1"] == pytest.approx((80 + 50 + 200 / 3) / 3)
+
+
+@pytest.mark.parametrize("neutral", ["neutral", "no emotion"])
+def test_micro_f1_leaves_out_the_label_for_no_emotion_and_nothing_where_there_is_none(neutral):
+    assert (
+        "micro_f1_without_neutral"
+        not in evaluate_systems({"model": predict("jjsjms")}, LABELS, 10, 1)["systems"]["model"]
+    )
+
+    # Gold nnnjmj, answered nnjjmn: of two hits of three gold and three answered without n, the F1 is 2 / 3.
+    labels = LabelSet((neutral, "joyful", "mad"))
+    measured = evaluate_systems({"model": predict("nnjjmn", "nnnjmj", labels=labels)}, labels, 10, seed=1)
+    assert measured["systems"]["model"]["micro_f1_without_neutral"] == pytest.approx(200 / 3)
 
 
 def test_speakers_that_training_does_not_have_are_scored_apart():

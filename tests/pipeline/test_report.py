@@ -168,6 +168,13 @@ def test_the_numbers_of_the_metrics_stand_on_the_page(make_page):
     assert "31.25 at step 40, was kept" in text  # the first of two equally good ones, as the trainer keeps it
 
 
+def test_micro_f1_without_neutral_stands_on_the_page_where_it_was_measured(make_page):
+    found = metrics()
+    assert "micro F1" not in Page(make_page(None, {1: found})).text
+    found["splits"]["test"]["systems"]["model"]["micro_f1_without_neutral"] = 12.21
+    assert "micro F1 without neutral 12.21" in Page(make_page(None, {1: found})).text
+
+
 def test_the_page_says_which_baselines_are_beaten_and_which_not(make_page):
     text = Page(make_page()).text
 
