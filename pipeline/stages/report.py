@@ -11,6 +11,7 @@ from ...data.files import read_json, read_json_lines, replace_atomically
 from ...retrieval.profiles import read_facts
 from ..artefacts import load_dialogues, load_labels, load_speakers
 from ..config import Config, dump_config
+from ..groups import group_utterances
 from ..manifest import MANIFEST
 from ..predictions import Prediction, read_predictions
 from ..report import page
@@ -19,7 +20,6 @@ from ..report.plots import plot_classes, plot_systems, plot_training, read_curve
 from ..report.systems import BEATEN, EVEN, MODEL, WORSE, compare_systems, shade_rows, spread
 from ..run import Run
 from . import STAGES
-from .evaluate import find_unseen
 from .ingest import SAMPLE
 
 # Each with its sign, its words before the baselines, and its words where there are none.
@@ -145,12 +145,12 @@ def _count_facts(run: Run) -> dict[str, Any]:
 
 
 def _count_unseen(run: Run) -> dict[str, int]:
-    speakers = load_speakers(run)
+    speakers, dialogues = load_speakers(run), load_dialogues(run, "test")
     return {
         "speakers": sum(not speaker.seen for speaker in speakers),
         "of_speakers": len(speakers),
-        "utterances": len(find_unseen(run, "test")),
-        "of_utterances": sum(len(dialogue.utterances) for dialogue in load_dialogues(run, "test")),
+        "utterances": len(group_utterances(dialogues, speakers)["speaker"]["unseen"]),
+        "of_utterances": sum(len(dialogue.utterances) for dialogue in dialogues),
     }
 
 

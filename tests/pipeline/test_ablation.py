@@ -11,9 +11,8 @@ from erckit.pipeline.ablation import WHOLE, Row, ablate, read_variants, shipped_
 from erckit.pipeline.artefacts import load_labels
 from erckit.pipeline.config import load_config, shipped_configs
 from erckit.pipeline.manifest import MANIFEST
-from erckit.pipeline.predictions import by_dialogue, read_predictions
+from erckit.pipeline.predictions import ASKED, by_dialogue, read_predictions
 from erckit.pipeline.run import Run
-from erckit.pipeline.stages.predict import ASKED
 from erckit.pipeline.yaml_text import ConfigError
 from sklearn.metrics import f1_score
 
