@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..data.labels import LabelSet
-from .metrics import interval, resample
+from .metrics import interval, keep_occurring, resample
 from .predictions import Prediction
 
 BINS = 15
@@ -59,7 +59,7 @@ def _brier_score(sums: np.ndarray) -> np.ndarray:
 
 def _describe_bin(whole: np.ndarray, drawn: np.ndarray, edge: float) -> dict[str, Any]:
     """Return what a bin holds, of sums of shape (4,), with the noise of its accuracy, of shape (resamples, 4)."""
-    drawn = drawn[drawn[:, 0] > 0]
+    drawn = keep_occurring(drawn, whole)
     return {
         "from": round(100 * float(edge), 2),
         "utterances": int(whole[0]),

@@ -15,11 +15,11 @@ Groups: TypeAlias = Mapping[str, Mapping[str, set[Key]]]
 TURNS = {"1": 1, "2 to 5": 5, "6 to 10": 10, "11 to 20": 20, "21 on": inf}
 """The bins of turns, counted from 1, each with its last."""
 TITLES = {
-    "speaker": {"seen": "speaker in training too", "unseen": "speaker not in training"},
+    "speaker": {"seen": "speakers that training has", "unseen": "speakers that training has not"},
     "emotion": {
-        "first": "first emotion of its speaker",
-        "inertia": "the same emotion again",
-        "shift": "another emotion",
+        "first": "first emotion of a speaker",
+        "inertia": "inertia: the same emotion again",
+        "shift": "shift: another emotion than before",
     },
     "turn": {name: f"{'turn' if name == '1' else 'turns'} {name}" for name in TURNS},
 }

@@ -1,6 +1,7 @@
 """Metrics of confusion matrices, their noise by resampling whole dialogues, and a test of two systems by swaps."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -52,10 +53,21 @@ def resample(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     dialogue are not independent, so whole dialogues are drawn. The draws depend on the seed and the number of dialogues
     alone: two systems resampled with the same seed on the same dialogues are paired.
     """
-    dialogues = len(counts)
+    return np.tensordot(_draw_dialogues(len(counts), resamples, seed), counts.astype(float), axes=1)
+
+
+def keep_occurring(drawn: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return the resamples that hold something, of what not every dialogue has; where none does, the whole as one."""
+    occurring = drawn[drawn.reshape(len(drawn), -1).any(axis=1)]
+    return occurring if len(occurring) else whole[np.newaxis]
+
+
+@lru_cache(maxsize=1)  # many things are counted of the same dialogues
+def _draw_dialogues(dialogues: int, resamples: int, seed: int) -> np.ndarray:
+    """Return how often each dialogue is drawn, shape (resamples, dialogues)."""
     generator = np.random.default_rng(seed)
     drawn = generator.multinomial(dialogues, np.full(dialogues, 1 / dialogues), size=resamples)
-    return np.tensordot(drawn, counts, axes=1)
+    return drawn.astype(float)  # whole numbers of that size are exact, and products of floats are fast
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -76,7 +88,7 @@ def swap(first: np.ndarray, second: np.ndarray, times: int, seed: int) -> tuple[
     Both have something to sum for each dialogue, shape (dialogues, ...). A coin decides for each dialogue as a whole.
     """
     coins = np.random.default_rng(seed).integers(0, 2, size=(times, len(first)))
-    moved = np.tensordot(coins, second - first, axes=1)
+    moved = np.tensordot(coins.astype(float), (second - first).astype(float), axes=1)
     return first.sum(axis=0) + moved, second.sum(axis=0) - moved
 
 

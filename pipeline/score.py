@@ -55,8 +55,9 @@ def describe_scores(found: Mapping[str, Any]) -> str:
     oracle = ", of an oracle" if found["oracle"] else ""
     scores = [[TITLES[name], f"{found[name]:.2f}", format_interval(found[f"{name}_interval"])] for name in SCORES]
     if calibration := found.get("calibration"):
-        for name, title in (("ece", "calibration error (ECE)"), ("brier", "Brier score, 0 to 2")):
-            scores.append([title, f"{calibration[name]:.2f}", format_interval(calibration[f"{name}_interval"])])
+        scores.append(["ECE", f"{calibration['ece']:.2f}", format_interval(calibration["ece_interval"])])
+        brier, (low, high) = calibration["brier"], calibration["brier_interval"]
+        scores.append(["Brier score", f"{brier:.3f}", f"[{low:.3f}, {high:.3f}]"])
     classes = [
         [label, *(f"{one[key]:.2f}" for key in ("precision", "recall", "f1")), f"{one['support']:,}"]
         for label, one in found["per_class"].items()

@@ -14,7 +14,7 @@ from ..calibration import measure_calibration
 from ..config import Config
 from ..groups import TITLES as GROUPS
 from ..groups import Groups, Key, group_utterances
-from ..metrics import SCORES, f1_scores, interval, resample, weighted_f1
+from ..metrics import SCORES, f1_scores, interval, keep_occurring, resample, weighted_f1
 from ..predictions import Prediction, read_predictions
 from ..run import Run
 
@@ -145,10 +145,10 @@ def _measure_groups(
         for name, utterances in members.items():
             matrices = count_by_dialogue(predictions, labels, utterances)
             if matrices.any():
-                drawn = resample(matrices, resamples, seed)
-                occurs = drawn.any(axis=(1, 2))
-                scores = _score(matrices.sum(axis=0), drawn[occurs], ("accuracy", "w_f1"))
-                measured[kind][name] = {"utterances": int(matrices.sum()), **scores}
+                confusion = matrices.sum(axis=0)
+                drawn = keep_occurring(resample(matrices, resamples, seed), confusion)
+                scores = _score(confusion, drawn, ("accuracy", "w_f1"))
+                measured[kind][name] = {"utterances": int(confusion.sum()), **scores}
     return measured
 
 
