@@ -47,6 +47,18 @@ def check_training_labels(corpus: Corpus) -> None:
         )
 
 
+def check_dialogue_ids(dialogues: Iterable[Dialogue]) -> None:
+    """Raise DataError where two dialogues have the same id: provenance and leave-one-dialogue-out go by these."""
+    sources: dict[str, str] = {}
+    for dialogue in dialogues:
+        if dialogue.id in sources:
+            raise DataError(
+                f"{dialogue.source}: dialogue {dialogue.id!r} was already read from {sources[dialogue.id]}. "
+                "Ids are unique in a corpus; remove one of the two, or give it an id of its own."
+            )
+        sources[dialogue.id] = dialogue.source
+
+
 def _recognise(path: Path) -> tuple[list[str], list[str]]:
     """Return the forms that are complete in the folder, and a sentence for each that is there only in part."""
     complete: list[str] = []
@@ -109,7 +121,7 @@ def _read_form(path: Path, name: str) -> Corpus:
     differences = [form.note] if form.note else []
     differences += _compare_counts(dialogues, form.published)
     corpus = Corpus(form.corpus or path.resolve().name, name, labels, dialogues, dict(repairs), tuple(differences))
-    _check_dialogue_ids(corpus)
+    check_dialogue_ids(dialogue for split in corpus.dialogues.values() for dialogue in split)
     check_training_labels(corpus)
     return corpus
 
@@ -124,19 +136,6 @@ def _compare_counts(
         found = sum(utterance.label is not None for dialogue in counted for utterance in dialogue.utterances)
         if found != utterances:
             yield f"{splits}: {found:,} labelled utterances, published {utterances:,}."
-
-
-def _check_dialogue_ids(corpus: Corpus) -> None:
-    # Provenance and leave-one-dialogue-out go by these ids.
-    sources: dict[str, str] = {}
-    for dialogues in corpus.dialogues.values():
-        for dialogue in dialogues:
-            if dialogue.id in sources:
-                raise DataError(
-                    f"{dialogue.source}: dialogue {dialogue.id!r} was already read from {sources[dialogue.id]}. "
-                    "Ids are unique in a corpus; remove one of the two, or give it an id of its own."
-                )
-            sources[dialogue.id] = dialogue.source
 
 
 def _describe_other(other: Corpus, chosen: Corpus) -> str:

@@ -50,15 +50,15 @@ def read_split(path: Path, labels: LabelSet | None) -> tuple[list[Dialogue], Cou
     return dialogues, repairs
 
 
-def read_labels(folder: Path) -> LabelSet:
-    """Return the label set of a folder: labels.json where there is one, else the sorted labels of train.jsonl."""
+def read_labels(folder: Path, file: str = "train.jsonl") -> LabelSet:
+    """Return the label set of a folder: labels.json where there is one, else the sorted labels of a file there."""
     path = folder / "labels.json"
     if path.is_file():
         names = read_json(path)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DataError(f'{path}: expected a JSON list of label names in order, such as ["mad", "sad"].')
     else:
-        path = folder / "train.jsonl"
+        path = folder / file
         dialogues, _ = read_split(path, None)
         names = sorted({u.label for dialogue in dialogues for u in dialogue.utterances if u.label is not None})
     try:

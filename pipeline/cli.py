@@ -76,29 +76,53 @@ def _parser() -> argparse.ArgumentParser:
         "--variants", default="parts", metavar="TABLE", help="what to change: parts, memory, or a YAML file like them"
     )
     ablate.set_defaults(command=_ablate)
-    summary = "download a public corpus, or what is missing of it, and check it"
-    fetch = commands.add_parser("fetch", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
+    fetch = _add_parser(commands, "fetch", "download a public corpus, or what is missing of it, and check it")
     fetch.add_argument("corpus", choices=CORPORA, help="which one: %(choices)s", metavar="CORPUS")
     fetch.add_argument("folder", type=Path, metavar="DIR", help="the folder for its files, then a data.path")
     fetch.add_argument("--mirror", metavar="ADDRESS", help="where else its files lie, each right under this address")
     fetch.set_defaults(command=_fetch)
-    summary = "recognise emotions in what is typed, line by line"
-    chat = commands.add_parser("chat", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
+    sweep = _add_command(commands, "sweep", "answer dev with every combination of some settings, and choose the best")
+    sweep.add_argument("grid", type=Path, metavar="GRID.yaml", help="keys, each with a list of values")
+    sweep.set_defaults(command=_sweep)
+    _add_looks_at_answers(commands)
+    chat = _add_parser(commands, "chat", "recognise emotions in what is typed, line by line")
     chat.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the folder of an adapter")
     chat.add_argument("--seed", type=int, help="which seed's adapter of the run")
     begun = chat.add_mutually_exclusive_group()
     begun.add_argument("--memory", action="store_true", help="write what is said and felt into a temporary memory")
     begun.add_argument("--resume", type=Path, metavar="FILE", help="take up a conversation that was saved")
     chat.set_defaults(command=_chat)
-    summary = "list the shipped configurations, or print one with all its keys"
-    configs = commands.add_parser("configs", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
+    configs = _add_parser(commands, "configs", "list the shipped configurations, or print one with all its keys")
     configs.add_argument("config", nargs="?", metavar="CONFIG", help="print this one, to be saved and changed")
     configs.set_defaults(command=_configs)
     return parser
 
 
+def _add_looks_at_answers(commands: "argparse._SubParsersAction") -> None:
+    compare = _add_parser(commands, "compare", "compare the answers of two runs, dialogue by dialogue")
+    compare.add_argument("run_a", type=Path, metavar="RUN_A", help="a run folder, with all its seeds")
+    compare.add_argument("run_b", type=Path, metavar="RUN_B", help="another one over the same corpus")
+    compare.add_argument("--output", type=Path, metavar="FOLDER", help="also write compare.md and compare.json there")
+    compare.set_defaults(command=_compare)
+    score = _add_parser(commands, "score", "measure anybody's answers, without a model")
+    score.add_argument("answers", type=Path, metavar="PREDICTIONS", help="CSV or JSON Lines: an utterance and a label")
+    score.add_argument("gold", type=Path, metavar="GOLD", help="a corpus, or a file of dialogues in erckit's form")
+    score.set_defaults(command=_score)
+    for command in (compare, score):
+        command.add_argument("--split", choices=("dev", "test"), default="test", help="default: test")
+    mislabels = _add_parser(commands, "mislabels", "list the training utterances whose label surprises the model most")
+    mislabels.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    mislabels.add_argument("--seed", type=int, help="which seed's adapter of the run")
+    mislabels.add_argument("--count", type=_count, default=100, metavar="N", help="how many; default: 100")
+    mislabels.set_defaults(command=_mislabels)
+
+
+def _add_parser(commands: "argparse._SubParsersAction", name: str, summary: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
+
+
 def _add_command(commands: "argparse._SubParsersAction", name: str, summary: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
+    command = _add_parser(commands, name, summary)
     command.add_argument("config", metavar="CONFIG", help="a shipped configuration or a YAML file")
     command.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     command.add_argument("--seed", type=int, help="use this seed in place of the configuration's")
@@ -144,12 +168,51 @@ def _prompts(options: argparse.Namespace) -> None:
 
 
 def _ablate(options: argparse.Namespace) -> None:
-    from .ablation import ablate, read_variants, write_table
+    from .ablation import ablate, describe_rows, read_variants
     from .console import say
 
     variants = read_variants(options.variants)
     _, run = _load(options)
-    say(write_table(ablate(options.config, options.overrides, run, variants, Path(options.variants).stem)).rstrip())
+    say(describe_rows(ablate(options.config, options.overrides, run, variants, Path(options.variants).stem)).rstrip())
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from .console import say
+    from .sweep import describe_rows, read_grid, sweep
+
+    grid = read_grid(options.grid)
+    _, run = _load(options)
+    say(describe_rows(sweep(options.config, options.overrides, run, grid, options.grid.stem)))
+    folder = run.folder / "sweep"
+    seeds = f" --seeds {options.seeds}" if options.seeds > 1 else ""
+    say(f"Test with the best: erckit run {folder / options.grid.stem}.chosen.yaml --runs {folder}{seeds}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from .compare import compare_runs, describe_comparison, write_comparison
+    from .console import say
+
+    found = compare_runs(options.run_a, options.run_b, options.split)
+    say(describe_comparison(found).rstrip())
+    if options.output:
+        write_comparison(options.output, found)
+
+
+def _score(options: argparse.Namespace) -> None:
+    from .console import say
+    from .score import describe_scores, score_answers
+
+    say(describe_scores(score_answers(options.answers, options.gold, options.split)).rstrip())
+
+
+def _mislabels(options: argparse.Namespace) -> None:
+    from .console import say
+    from .mislabels import find_mislabels
+
+    path, found = find_mislabels(options.run, options.seed, options.count)
+    say(f"{len(found):,} utterances in {path}, such as")
+    for one in found[:5]:
+        say(f"  {one.utterance}: {one.gold} ({one.gold_probability:.4f}), not {one.answer}? {one.speaker}: {one.text}")
 
 
 def _fetch(options: argparse.Namespace) -> None:

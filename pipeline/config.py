@@ -145,6 +145,7 @@ class Train(Section):
 class Predict(Section):
     """Emotions for dev and test."""
 
+    test: bool = Field(default=True, description="answer test too; false: dev alone, and the run ends with evaluate")
     conversations: int = Field(default=32, ge=1, description="conversations that advance together")
     row_tokens: int = Field(default=4096, ge=1, description="tokens of a forward pass, at most")
     adapter: str | None = Field(
@@ -152,6 +153,10 @@ class Predict(Section):
     )
     oracle: bool = Field(default=False, description="also answer with gold recent emotions, marked oracle")
     memory: bool = Field(default=False, description="answer with a temporary memory, as section memory describes it")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ("dev", "test") if self.test else ("dev",)
 
 
 class Memory(Section):
@@ -231,6 +236,11 @@ class Config(Section):
     memory: Memory = Field(default=Memory(), description="the temporary memory, where predict.memory asks for one")
     evaluate: Evaluate = Field(default=Evaluate(), description="metrics and their noise")
     report: Report = Field(default=Report(), description="the page that shows it all")
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether its answers are told gold emotions of the same dialogue."""
+        return self.prompts.recent_emotions == "gold" or (self.predict.memory and self.memory.oracle)
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = (), seed: int | None = None) -> Config:

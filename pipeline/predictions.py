@@ -9,6 +9,9 @@ from ..data.errors import DataError
 from ..data.files import read_json_lines, write_json_lines
 from ..data.labels import LabelSet
 
+ASKED = ("dev", "test")
+"""The splits that are answered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:

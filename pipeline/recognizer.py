@@ -170,7 +170,10 @@ class Recognizer:
         )
 
     def answer(
-        self, trees: Iterable[PromptTree], gold: Mapping[str, Mapping[int, str]] | None = None
+        self,
+        trees: Iterable[PromptTree],
+        gold: Mapping[str, Mapping[int, str]] | None = None,
+        total: int | None = None,
     ) -> Iterator[Answer]:
         """Answer trees without a memory (`scoring.answer_trees`)."""
         return answer_trees(
@@ -182,6 +185,7 @@ class Recognizer:
             conversations=self.config.predict.conversations,
             row_tokens=self.config.predict.row_tokens,
             gold=gold,
+            total=total,
         )
 
     def spell(self, utterance: Utterance) -> Utterance:

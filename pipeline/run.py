@@ -178,8 +178,10 @@ def split_plan(config: Config, first: str, last: str) -> tuple[list[str], list[s
     """The stages that have to be fresh already, and those to bring up to date.
 
     With `predict.adapter` nothing reads what train makes: train is left out unless it is asked for by name.
-    Raises RunError where `last` comes before `first`.
+    Raises RunError where `last` comes before `first`, or where a report is asked for without answers on test.
     """
+    if last == "report" and not config.predict.test:
+        raise RunError("predict.test is false, and the report is about test. Stop before it, with --to evaluate.")
     unread = {"train"} - {first, last} if config.predict.adapter else set()
     names = [name for name in STAGES if name not in unread]
     start, stop = names.index(first), names.index(last)

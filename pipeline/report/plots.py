@@ -115,6 +115,30 @@ def plot_classes(per_class: Mapping[str, Mapping[str, float]], oracle: bool) -> 
         return _to_svg(figure, "classes", summary)
 
 
+def plot_reliability(bins: Sequence[Mapping[str, Any]], oracle: bool) -> "Markup":
+    """Draw the share of right answers by their confidence, each bin a dot with a 95 % interval, larger for more."""
+    with _drawing(300) as (figure, (axes,)):
+        axes.plot([0, 100], [0, 100], color=SOFT, linestyle=":", linewidth=1.2)
+        _write(axes, "as often right as sure", (88, 88), (-8, 0), SOFT, ha="right", va="center")
+        most = max(one["utterances"] for one in bins)
+        for one in bins:
+            place, (low, high) = (one["confidence"], one["accuracy"]), one["accuracy_interval"]
+            axes.plot([place[0]] * 2, [low, high], color=ACCENT)
+            # Areas, which eyes compare, are in proportion; the smallest dots can still be seen.
+            axes.plot(*place, "o", color=ACCENT, markersize=max(3, 14 * (one["utterances"] / most) ** 0.5))
+        axes.set_xlim(0, 100)
+        axes.set_ylim(-3, 103)
+        axes.set_xlabel("confidence: the probability of the answer, percent")
+        axes.set_title("right answers, percent", loc="left", fontsize=10.5, color=SOFT)
+        axes.tick_params(axis="y", labelcolor=SOFT)
+        axes.grid()
+        if oracle:
+            _write_badge(axes, (90, 5), (0, 0))
+        said = [f"{one['confidence']:.0f}: {one['accuracy']:.0f}, of {one['utterances']}" for one in bins]
+        summary = f"Share of right answers by confidence on test{_say(oracle)}, percent: {'; '.join(said)} utterances."
+        return _to_svg(figure, "reliability", summary)
+
+
 def plot_training(curve: Curve) -> "Markup":
     """Draw the loss by step, and below it dev W-F1 by epoch with the kept checkpoint marked."""
     with _drawing(280, rows=2) as (figure, (upper, lower)):

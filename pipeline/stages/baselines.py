@@ -13,9 +13,8 @@ from ..artefacts import load_dialogues, load_labels
 from ..config import Config
 from ..console import progress
 from ..metrics import confusion_matrix, weighted_f1
-from ..predictions import Prediction, write_predictions
+from ..predictions import ASKED, Prediction, write_predictions
 from ..run import Run
-from .predict import ASKED
 from .profiles import load_vectors
 
 STRENGTHS = (0.1, 1.0, 10.0)  # C of the logistic regression, chosen on dev, with and without class balancing

@@ -1,6 +1,7 @@
 """Evaluate: metrics of the model and of the baselines, each with its noise, and the differences paired by dialogue."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from ...data.files import write_json
 from ...data.labels import LabelSet
 from ...retrieval.profiles import read_facts, refuse_split
 from ..artefacts import load_dialogues, load_labels, load_speakers
+from ..calibration import measure_calibration
 from ..config import Config
-from ..metrics import confusion_matrix, f1_scores, interval, micro_f1, resample, weighted_f1
-from ..predictions import Prediction, by_dialogue, read_predictions
+from ..groups import TITLES as GROUPS
+from ..groups import Groups, Key, group_utterances
+from ..metrics import SCORES, Score, f1_scores, interval, keep_occurring, micro_f1, resample, weighted_f1
+from ..predictions import Prediction, read_predictions
 from ..run import Run
-from .predict import ASKED
 
 MODEL = "model"
 
@@ -22,41 +25,33 @@ MODEL = "model"
 def run(config: Config, run: Run) -> str:
     facts = read_facts(run.path("profiles", "facts.jsonl"))
     labels, metrics = load_labels(run), {}
-    for split in ASKED:
+    for split in config.predict.splits:
         refuse_split(facts, split)
         systems = {name: read_predictions(path, labels) for name, path in _find_systems(run, split).items()}
-        unseen = find_unseen(run, split)
-        metrics[split] = evaluate_systems(systems, labels, config.evaluate.resamples, config.seed, unseen)
+        groups = group_utterances(load_dialogues(run, split), load_speakers(run))
+        metrics[split] = evaluate_systems(systems, labels, config.evaluate.resamples, config.seed, groups)
     write_json(run.path("evaluate", "metrics.json"), {"labels": list(labels), "splits": metrics})
-    model = metrics["test"]["systems"][MODEL]
+    split = config.predict.splits[-1]
+    model = metrics[split]["systems"][MODEL]
     low, high = model["w_f1_interval"]
     mark = " (oracle)" if model["oracle"] else ""
-    return f"test W-F1 {model['w_f1']:.2f} [{low:.2f}, {high:.2f}]{mark}"
+    return f"{split} W-F1 {model['w_f1']:.2f} [{low:.2f}, {high:.2f}]{mark}"
 
 
-def find_unseen(run: Run, split: str) -> set[tuple[str, str]]:
-    """Return dialogue and id of the utterances with a speaker of whom training has none."""
-    speakers = load_speakers(run)
-    return {
-        (dialogue.id, utterance.id)
-        for dialogue in load_dialogues(run, split)
-        for utterance in dialogue.utterances
-        if any(not speakers[name].seen for name in utterance.speakers)
-    }
+def fingerprint(config: Config) -> str:
+    """What is measured decides too: another version of erckit may measure more."""
+    return ", ".join((*SCORES, *GROUPS, "calibration"))
 
 
 def evaluate_systems(
-    systems: dict[str, list[Prediction]],
-    labels: LabelSet,
-    resamples: int,
-    seed: int,
-    unseen: Collection[tuple[str, str]] = (),
+    systems: dict[str, list[Prediction]], labels: LabelSet, resamples: int, seed: int, groups: Groups | None = None
 ) -> dict[str, Any]:
     """Return the metrics of systems that answered the same utterances, "model" compared with the others.
 
-    `unseen` are the utterances, by dialogue and id, of speakers that training does not have; they are scored apart too.
-    Scores are in percent, with 95 % intervals by resampling dialogues. Raises DataError where two systems answered
-    other utterances, or where nothing is labelled.
+    Each is measured on all labelled utterances and on each of the `groups` that has some. Scores are in percent, with
+    95 % intervals by resampling dialogues; those of a group are drawn from the resamples in which it occurs.
+    Calibration is measured where every answer has probabilities.
+    Raises DataError where two systems answered other utterances, or where nothing is labelled.
     """
     confusions = {name: count_by_dialogue(predictions, labels) for name, predictions in systems.items()}
     gold = {name: [(p.dialogue, p.utterance, p.gold) for p in predictions] for name, predictions in systems.items()}
@@ -68,28 +63,47 @@ def evaluate_systems(
             )
     if not confusions[MODEL].sum():
         raise DataError("no utterance is labelled, so nothing can be evaluated. Run the stages up to predict only.")
-    drawn = {name: weighted_f1(resample(matrices, resamples, seed)) for name, matrices in confusions.items()}
-    measured = {name: _measure(matrices.sum(axis=0), labels) for name, matrices in confusions.items()}
+    drawn = {name: resample(matrices, resamples, seed) for name, matrices in confusions.items()}
+    measured = {name: _measure(confusions[name], drawn[name], labels) for name in systems}
     for name, result in measured.items():
-        apart = [
-            [p for p in systems[name] if ((p.dialogue, p.utterance) in unseen) is which] for which in (False, True)
-        ]
-        result["w_f1_seen"], result["w_f1_unseen"] = (_score(predictions, labels) for predictions in apart)
-        result["oracle"] = any(prediction.oracle for prediction in systems[name])
-        result["w_f1_interval"] = interval(drawn[name])
+        predictions = systems[name]
+        result["oracle"] = any(prediction.oracle for prediction in predictions)
+        result["groups"] = _measure_groups(predictions, labels, resamples, seed, groups or {})
+        if all(prediction.probabilities for prediction in predictions):
+            result["calibration"] = measure_calibration(predictions, labels, resamples, seed)
         if name != MODEL:
             result["model_minus_this"] = {
                 "w_f1": measured[MODEL]["w_f1"] - result["w_f1"],
-                "interval": interval(drawn[MODEL] - drawn[name]),
+                "interval": interval(weighted_f1(drawn[MODEL]) - weighted_f1(drawn[name])),
             }
     utterances = int(confusions[MODEL].sum())
-    counted = sum(p.gold is not None and (p.dialogue, p.utterance) in unseen for p in systems[MODEL])
-    return {
-        "dialogues": len(confusions[MODEL]),
-        "utterances": utterances,
-        "of_unseen_speakers": counted,
-        "systems": measured,
-    }
+    return {"dialogues": len(confusions[MODEL]), "utterances": utterances, "systems": measured}
+
+
+def count_by_dialogue(
+    predictions: Sequence[Prediction], labels: LabelSet, among: Collection[Key] | None = None
+) -> np.ndarray:
+    """Return one confusion matrix a dialogue that has a labelled utterance, shape (dialogues, labels, labels).
+
+    With `among`, only those utterances count, and a dialogue with none of them has zeros.
+    """
+    labelled = [prediction for prediction in predictions if prediction.gold is not None]
+    places = {dialogue: place for place, dialogue in enumerate(dict.fromkeys(p.dialogue for p in labelled))}
+    counted = [
+        (places[p.dialogue], labels.index(str(p.gold)), labels.index(p.label))
+        for p in labelled
+        if among is None or (p.dialogue, p.utterance) in among
+    ]
+    matrices = np.zeros((max(1, len(places)), len(labels), len(labels)), dtype=np.int64)
+    np.add.at(matrices, tuple(np.array(counted, dtype=int).reshape(-1, 3).T), 1)
+    return matrices
+
+
+def count_by_seed(run: Run, split: str) -> np.ndarray:
+    """Return `count_by_dialogue` of the model's answers with each seed, shape (dialogues, seeds, labels, labels)."""
+    labels = load_labels(run)
+    paths = [one.path("predict", f"{split}.jsonl") for one in run.of_each_seed()]
+    return np.stack([count_by_dialogue(read_predictions(path, labels), labels) for path in paths], axis=1)
 
 
 def _find_systems(run: Run, split: str) -> dict[str, Any]:
@@ -102,34 +116,17 @@ def _find_systems(run: Run, split: str) -> dict[str, Any]:
     return found
 
 
-def count_by_dialogue(predictions: Sequence[Prediction], labels: LabelSet) -> np.ndarray:
-    """Return one confusion matrix a dialogue that has a labelled utterance, shape (dialogues, labels, labels)."""
-    matrices = []
-    for answers in by_dialogue(predictions).values():
-        pairs = [(labels.index(a.gold), labels.index(a.label)) for a in answers if a.gold is not None]
-        if pairs:
-            gold, answered = zip(*pairs, strict=True)
-            matrices.append(confusion_matrix(gold, answered, len(labels)))
-    return np.array(matrices) if matrices else np.zeros((1, len(labels), len(labels)), dtype=np.int64)
-
-
-def _score(predictions: Sequence[Prediction], labels: LabelSet) -> float | None:
-    """Return W-F1, None where nothing is labelled."""
-    confusion = count_by_dialogue(predictions, labels).sum(axis=0)
-    return float(weighted_f1(confusion)) if confusion.any() else None
-
-
-def _measure(confusion: np.ndarray, labels: LabelSet) -> dict[str, Any]:
+def _measure(matrices: np.ndarray, drawn: np.ndarray, labels: LabelSet) -> dict[str, Any]:
+    """Return the scores of confusion matrices by dialogue, shape (dialogues, ...), with those drawn from them."""
+    confusion = matrices.sum(axis=0)
     hits, f1 = np.diag(confusion), f1_scores(confusion)
     precision = 100 * hits / np.maximum(confusion.sum(axis=0), 1)
     recall = 100 * hits / np.maximum(confusion.sum(axis=1), 1)
-    neutral = labels.neutral
-    micro = {"micro_f1_without_neutral": float(micro_f1(confusion, labels.index(neutral)))} if neutral else {}
+    scores = dict(SCORES)
+    if labels.neutral:
+        scores["micro_f1_without_neutral"] = partial(micro_f1, without=labels.index(labels.neutral))
     return {
-        "w_f1": float(weighted_f1(confusion)),
-        "macro_f1": float(f1.mean()),
-        **micro,
-        "accuracy": 100 * float(hits.sum() / max(confusion.sum(), 1)),
+        **_score(confusion, drawn, scores),
         "per_class": {
             label: {
                 "precision": float(precision[place]),
@@ -141,3 +138,28 @@ def _measure(confusion: np.ndarray, labels: LabelSet) -> dict[str, Any]:
         },
         "confusion": confusion.tolist(),
     }
+
+
+def _measure_groups(
+    predictions: Sequence[Prediction], labels: LabelSet, resamples: int, seed: int, groups: Groups
+) -> dict[str, Any]:
+    measured: dict[str, Any] = {}
+    for kind, members in groups.items():
+        measured[kind] = {}
+        for name, utterances in members.items():
+            matrices = count_by_dialogue(predictions, labels, utterances)
+            if matrices.any():
+                confusion = matrices.sum(axis=0)
+                drawn = keep_occurring(resample(matrices, resamples, seed), confusion)
+                scores = _score(confusion, drawn, {name: SCORES[name] for name in ("accuracy", "w_f1")})
+                measured[kind][name] = {"utterances": int(confusion.sum()), **scores}
+    return measured
+
+
+def _score(confusion: np.ndarray, drawn: np.ndarray, scores: Mapping[str, Score]) -> dict[str, Any]:
+    """Return scores of a confusion matrix by their names, each with its interval from those drawn."""
+    found: dict[str, Any] = {}
+    for name, score in scores.items():
+        found[name] = float(score(confusion))
+        found[f"{name}_interval"] = interval(score(drawn))
+    return found

@@ -23,8 +23,6 @@ from ..run import Run
 from ..scoring import Answer, answer_trees
 from .prompts import make_task, plant_split
 
-ASKED = ("dev", "test")
-
 
 def fingerprint(config: Config) -> str:
     """The base model decides too, whatever folder it comes from."""
@@ -33,7 +31,7 @@ def fingerprint(config: Config) -> str:
 
 def run(config: Config, run: Run) -> str:
     facts = read_facts(run.path("profiles", "facts.jsonl"))
-    for split in ASKED:
+    for split in config.predict.splits:
         refuse_split(facts, split)
     labels, wording = load_labels(run), load_wording(run)
     tokens = PieceTokenizer(load_tokenizer(config.model), labels, wording, chat=config.prompts.chat)
@@ -43,7 +41,7 @@ def run(config: Config, run: Run) -> str:
     told_gold = config.prompts.recent_emotions == "gold"
     writes: Counter[str] = Counter()
     count = 0
-    for split in ASKED:
+    for split in config.predict.splits:
         ask = partial(answer_split, model, task, config, run, split, writes)
         count += write_predictions(run.path("predict", f"{split}.jsonl"), ask(told_gold=told_gold))
         if config.predict.oracle and config.prompts.recent_emotions == "predicted":
@@ -93,7 +91,7 @@ def answer_split(
             gold=branch.label,
             label=answer.label,
             probabilities=dict(zip(task.tokens.answers, answer.probabilities, strict=True)),
-            oracle=told_gold or (config.predict.memory and config.memory.oracle),
+            oracle=told_gold or config.is_oracle,
             prompt=read_aloud(answer.prompt),
             made_with=made_with,
         )

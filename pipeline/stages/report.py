@@ -11,15 +11,16 @@ from ...data.files import read_json, read_json_lines, replace_atomically
 from ...retrieval.profiles import read_facts
 from ..artefacts import load_dialogues, load_labels, load_speakers
 from ..config import Config, dump_config
+from ..groups import TITLES as GROUPS
+from ..groups import group_utterances
 from ..manifest import MANIFEST
 from ..predictions import Prediction, read_predictions
 from ..report import page
 from ..report.conversations import choose_conversations, pick_evenly, shorten_labels
-from ..report.plots import plot_classes, plot_systems, plot_training, read_curve
+from ..report.plots import plot_classes, plot_reliability, plot_systems, plot_training, read_curve
 from ..report.systems import BEATEN, EVEN, MODEL, WORSE, compare_systems, shade_rows, spread
 from ..run import Run
 from . import STAGES
-from .evaluate import find_unseen
 from .ingest import SAMPLE
 
 # Each with its sign, its words before the baselines, and its words where there are none.
@@ -94,6 +95,7 @@ def _measure(metrics: list[dict[str, Any]], seeds: tuple[int, ...]) -> dict[str,
         "model": models[0],
         "systems": compare_systems(metrics),
         "verdicts": VERDICTS,
+        "group_titles": GROUPS,
         "seeds": by_seed,
         "spreads": {split: spread(found) for split, found in values.items()} if len(seeds) > 1 else None,
     }
@@ -105,6 +107,7 @@ def _draw(metrics: list[dict[str, Any]], log: Path | None) -> dict[str, Any]:
     plots = {
         "systems": plot_systems(compare_systems(metrics)),
         "classes": plot_classes(model["per_class"], model["oracle"]),
+        "reliability": plot_reliability(model["calibration"]["bins"], model["oracle"]),
         "training": plot_training(curve) if curve else "",
     }
     return {"curve": curve, "plots": plots}
@@ -145,12 +148,12 @@ def _count_facts(run: Run) -> dict[str, Any]:
 
 
 def _count_unseen(run: Run) -> dict[str, int]:
-    speakers = load_speakers(run)
+    speakers, dialogues = load_speakers(run), load_dialogues(run, "test")
     return {
         "speakers": sum(not speaker.seen for speaker in speakers),
         "of_speakers": len(speakers),
-        "utterances": len(find_unseen(run, "test")),
-        "of_utterances": sum(len(dialogue.utterances) for dialogue in load_dialogues(run, "test")),
+        "utterances": len(group_utterances(dialogues, speakers)["speaker"]["unseen"]),
+        "of_utterances": sum(len(dialogue.utterances) for dialogue in dialogues),
     }
 
 

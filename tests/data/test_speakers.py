@@ -213,10 +213,18 @@ def test_the_shipped_tables_name_people_of_the_corpus(real_data, name):
     assert find_aliases("no such corpus") == {}
 
 
+def test_the_shipped_table_of_two_corpora_joins_people_of_both(real_data):
+    corpora = [identify_speakers(read_corpus(real_data / name), find_aliases(name))[0] for name in ("emorynlp", "meld")]
+    emorynlp, meld = ({p for ds in c.dialogues.values() for d in ds for p in speak(d)} for c in corpora)
+
+    joined = find_aliases("emorynlp+meld")
+    assert joined and set(joined.values()) <= emorynlp and set(joined) <= meld
+
+
 def test_the_shipped_tables_lie_in_the_package():
     folder = Path(erckit.data.__file__).parent / "aliases"
 
-    assert sorted(path.stem for path in folder.glob("*.yaml")) == ["emorynlp", "meld"]
+    assert sorted(path.stem for path in folder.glob("*.yaml")) == ["emorynlp", "emorynlp+meld", "meld"]
 
 
 def test_the_forms_of_emorynlp_agree_on_who_is_who(real_data):

@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from erckit.data.files import read_json
-from erckit.pipeline import ablation
-from erckit.pipeline.ablation import WHOLE, Row, ablate, read_variants, shipped_variants, write_table
+from erckit.pipeline.ablation import WHOLE, Row, ablate, describe_rows, read_variants, shipped_variants
 from erckit.pipeline.artefacts import load_labels
 from erckit.pipeline.config import load_config, shipped_configs
 from erckit.pipeline.manifest import MANIFEST
-from erckit.pipeline.predictions import by_dialogue, read_predictions
+from erckit.pipeline.predictions import ASKED, by_dialogue, read_predictions
 from erckit.pipeline.run import Run
-from erckit.pipeline.stages.predict import ASKED
 from erckit.pipeline.yaml_text import ConfigError
 from sklearn.metrics import f1_score
 
@@ -57,12 +55,12 @@ def test_variants_are_made_once_and_compared_dialogue_by_dialogue(begin, tiny_co
     row = rows[1]
     assert row.test == pytest.approx(score(other, run, everything))
     assert row.difference == pytest.approx(score(other, run, everything) - score(whole, run, everything))
-    counts = np.random.default_rng(1).multinomial(len(everything), np.full(len(everything), 1 / len(everything)), 2000)
-    drawn = [np.repeat(everything, count) for count in counts[:300]]
+    resamples = load_config(str(tiny_config)).evaluate.resamples
+    share = np.full(len(everything), 1 / len(everything))
+    counts = np.random.default_rng(1).multinomial(len(everything), share, resamples)
+    drawn = [np.repeat(everything, count) for count in counts]
     differences = [score(other, run, some) - score(whole, run, some) for some in drawn]
-    found = ablation._resample(Run(folder, 1, (1, 2))) - ablation._resample(run)
-    np.testing.assert_allclose(found[:300], differences)
-    assert (row.low, row.high) == pytest.approx(tuple(np.percentile(found, [2.5, 97.5])))
+    assert (row.low, row.high) == pytest.approx(tuple(np.percentile(differences, [2.5, 97.5])))
     seeds = [
         read_json(folder / f"seed-{s}/evaluate/metrics.json")["splits"]["test"]["systems"]["model"] for s in (1, 2)
     ]
@@ -71,7 +69,7 @@ def test_variants_are_made_once_and_compared_dialogue_by_dialogue(begin, tiny_co
     before = {path: path.stat().st_mtime_ns for path in run.folder.rglob(MANIFEST)}
     assert ablate(str(tiny_config), [], run, VARIANTS) == rows
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob(MANIFEST)} == before
-    assert (run.folder / "ablation" / "parts.md").read_text() == write_table(rows)
+    assert (run.folder / "ablation" / "parts.md").read_text() == describe_rows(rows)
 
 
 def test_variants_that_differ_only_in_their_answers_share_a_training(begin, tiny_config):
@@ -89,7 +87,7 @@ def test_variants_that_differ_only_in_their_answers_share_a_training(begin, tiny
         len(read_predictions(home / f"one-utterance/seed-1/predict/{s}.jsonl", load_labels(run))) for s in ASKED
     )
     assert rows[2].speed == pytest.approx(answered / predicted["seconds"])
-    assert (home / "memory.md").read_text() == write_table(rows)
+    assert (home / "memory.md").read_text() == describe_rows(rows)
 
 
 @pytest.mark.parametrize("table", shipped_variants())
@@ -123,7 +121,6 @@ def test_a_table_that_is_not_there_is_named():
     [
         ("a: 3\n", "variants.yaml:1: a: found 3, expected changed keys, `section.key: VALUE`."),
         ("a: {}\n", "variants.yaml:1: a: found {}, expected changed keys"),
-        ("a b: {seed: 1}\nA, b: {seed: 2}\n", "variants.yaml:2: A, b: its folder would be that of 'a b'. Rename one"),
         ("4: {seed: 1}\n", "variants.yaml:1: 4: found {'seed': 1}, expected changed keys"),
         ("on: {seed: 1}\n", "True: found {'seed': 1}, expected changed keys"),
         ("- a\n", "variants.yaml:1: found list, expected a mapping."),
@@ -141,6 +138,10 @@ def test_a_change_that_is_none_is_refused_before_anything_runs(begin, tiny_confi
         ablate(str(tiny_config), [], run, {"more": ["train.epoch=2"]})
     with pytest.raises(ConfigError, match="more: it changes the corpus, and variants are compared on the same one."):
         ablate(str(tiny_config), [], run, {"more": ["data.path=sample"]})
+    with pytest.raises(ConfigError, match="A, b: its folder would be that of 'a b'. Rename one of them."):
+        ablate(str(tiny_config), [], run, {"a b": ["train.epochs=2"], "A, b": ["train.epochs=3"]})
+    with pytest.raises(ConfigError, match="predict.test is false, and variants are compared on test. Leave it out."):
+        ablate(str(tiny_config), [], run, {"more": ["predict.test=false"]})
     assert not (run.folder / "ablation").exists()
 
 
@@ -150,8 +151,8 @@ def test_a_row_says_how_many_seeds_and_how_sure():
         Row("told", 1, True, 60.0, 50.0, None, None, 10.0, 8.0, 12.0, 31.25),
         Row("less", 2, False, 49.0, 39.0, 1.234, 20.0, -1.0, -3.0, 1.0, 9.96),
     ]
-    assert write_table(rows).splitlines()[2:] == [
-        "| as configured | 1 | 50.00 | 40.00 |  |  | 30.0 |",
-        "| told (oracle) | 1 | 60.00 | 50.00 |  | +10.00 [+8.00, +12.00] | 31.2 |",
-        "| less | 2 | 49.00 | 39.00 ± 1.23 | 20.00 | -1.00 [-3.00, +1.00] | 10.0 |",
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in describe_rows(rows).splitlines()[2:]] == [
+        ["as configured", "1", "50.00", "40.00", "", "", "30.0"],
+        ["told (oracle)", "1", "60.00", "50.00", "", "+10.00 [+8.00, +12.00]", "31.2"],
+        ["less", "2", "49.00", "39.00 ± 1.23", "20.00", "-1.00 [-3.00, +1.00]", "10.0"],
     ]

@@ -2,16 +2,31 @@
 
 import re
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 from erckit.data.errors import DataError
 from erckit.data.labels import LabelSet
-from erckit.pipeline.metrics import confusion_matrix, f1_scores, interval, micro_f1, resample, weighted_f1
+from erckit.pipeline.metrics import (
+    SCORES,
+    accuracy,
+    confusion_matrix,
+    deviate,
+    f1_scores,
+    interval,
+    macro_f1,
+    micro_f1,
+    p_value,
+    resample,
+    swap,
+    weighted_f1,
+)
 from erckit.pipeline.predictions import Prediction
 from erckit.pipeline.stages.evaluate import evaluate_systems
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import permutation_test
 from sklearn import metrics as sklearn_metrics
 
 LABELS = LabelSet(("joyful", "mad", "sad"))
@@ -39,11 +54,14 @@ def test_scores_equal_those_of_scikit_learn(case):
     for without in range(labels):
         kept = [label for label in range(labels) if label != without]
         np.testing.assert_allclose(micro_f1(confusion, without), 100 * expected("micro", kept))
+    np.testing.assert_allclose(macro_f1(confusion), 100 * expected("macro"))
+    np.testing.assert_allclose(accuracy(confusion), 100 * sklearn_metrics.accuracy_score(gold, answered))
 
 
 def test_scores_of_many_matrices_are_those_of_each():
     confusions = np.random.default_rng(0).integers(0, 9, size=(5, 4, 4))
-    np.testing.assert_array_equal(weighted_f1(confusions), [weighted_f1(one) for one in confusions])
+    for score in SCORES.values():
+        np.testing.assert_array_equal(score(confusions), [score(one) for one in confusions])
     np.testing.assert_array_equal(f1_scores(confusions), [f1_scores(one) for one in confusions])
     np.testing.assert_array_equal(micro_f1(confusions, 2), [micro_f1(one, 2) for one in confusions])
 
@@ -91,6 +109,57 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
         low, high = interval(weighted_f1(resample(pairs, 200, seed=1)))
         held += low <= truth <= high
     assert 0.88 <= held / 200 <= 0.99  # 95 % within four standard deviations; drawn utterance by utterance: about 46 %
+
+
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_swaps_exchange_whole_dialogues_and_nothing_else(dialogues, seed):
+    generator = np.random.default_rng(seed)
+    first, second = generator.integers(0, 5, size=(2, dialogues, 2, 3, 3))
+    swapped = swap(first, second, 40, seed)
+
+    possible = [
+        (
+            np.where(coins[:, None, None, None], second, first).sum(0),
+            np.where(coins[:, None, None, None], first, second).sum(0),
+        )
+        for coins in map(np.array, product([False, True], repeat=dialogues))
+    ]
+    for pair in zip(*swapped, strict=True):
+        assert any(all(map(np.array_equal, pair, other)) for other in possible)
+
+
+def test_the_p_value_is_that_of_scipy_and_of_all_swaps():
+    generator = np.random.default_rng(2)
+    first, second = generator.integers(0, 4, size=(2, 9, 3, 3))
+    second += np.eye(3, dtype=int) * generator.integers(0, 3, size=(9, 1, 1))
+
+    def differ(one, other):
+        return weighted_f1(other.sum(axis=0)) - weighted_f1(one.sum(axis=0))
+
+    difference = differ(first, second)
+    everything = []
+    for coins in product([False, True], repeat=9):
+        where = np.array(coins)[:, None, None]
+        everything.append(differ(np.where(where, second, first), np.where(where, first, second)))
+    exact = np.mean(np.abs(everything) >= abs(difference) - 1e-9)
+    one, other = swap(first, second, 20_000, seed=1)
+    found = p_value(float(difference), weighted_f1(other) - weighted_f1(one))
+    assert 0.01 < exact < 0.9 and found == pytest.approx(exact, abs=0.015)  # four standard deviations
+
+    rights = np.stack([np.trace(counts, axis1=1, axis2=2) for counts in (first, second)])
+    test = permutation_test(rights, lambda a, b, axis: (b - a).sum(axis), permutation_type="samples", vectorized=True)
+    hits = [np.trace(counts, axis1=1, axis2=2) for counts in (one, other)]
+    assert p_value(rights[1].sum() - rights[0].sum(), hits[1] - hits[0]) == pytest.approx(test.pvalue, abs=0.015)
+
+
+def test_the_p_value_counts_the_observed_difference_too():
+    assert p_value(3.0, np.array([1.0, -2.0, 0.0])) == 1 / 4
+    assert p_value(-2.0, np.array([1.0, -2.0, 2.0])) == 3 / 4
+    assert p_value(0.0, np.array([1.0, 0.0])) == 1.0
+
+
+def test_seeds_deviate_where_there_are_several():
+    assert deviate([40.0]) is None and deviate([40.0, 43.0]) == pytest.approx(3 / np.sqrt(2))
 
 
 def plain_weighted_f1(matrices: list) -> float:
@@ -184,14 +253,37 @@ def test_micro_f1_leaves_out_the_label_for_no_emotion_and_nothing_where_there_is
     assert measured["systems"]["model"]["micro_f1_without_neutral"] == pytest.approx(200 / 3)
 
 
-def test_speakers_that_training_does_not_have_are_scored_apart():
-    answers, unseen = predict("jjsjmm", gold="jmsjm-"), {("d0", "d0-0"), ("d0", "d0-1"), ("d1", "d1-2"), ("d9", "d9-0")}
-    found = evaluate_systems({"model": answers}, LABELS, 10, 1, unseen)
-    assert found["of_unseen_speakers"] == 2  # one is labelled by nobody, one is not there
-    model = found["systems"]["model"]
-    assert (model["w_f1_seen"], model["w_f1_unseen"]) == pytest.approx((100.0, 100 / 3))
-    model = evaluate_systems({"model": answers}, LABELS, 10, 1)["systems"]["model"]
-    assert (model["w_f1_seen"], model["w_f1_unseen"]) == (model["w_f1"], None)
+def test_groups_are_scored_apart_on_the_same_resamples():
+    answers = predict("jjsjmmjjj", gold="jmsjm-jms")
+    groups = {"speaker": {"seen": {("d0", "d0-0"), ("d1", "d1-2"), ("d2", "d2-1")}, "unseen": {("d9", "d9-0")}}}
+    found = evaluate_systems({"model": answers}, LABELS, 200, 1, groups)["systems"]["model"]["groups"]
+
+    assert found["speaker"].keys() == {"seen"}  # of the others nobody answered any
+    seen = found["speaker"]["seen"]
+    assert seen["utterances"] == 2  # one is labelled by nobody
+    assert (seen["accuracy"], seen["w_f1"]) == pytest.approx((50.0, 100 / 3))
+    scores = []
+    for counts in np.random.default_rng(1).multinomial(3, [1 / 3] * 3, size=200):
+        if right_and_wrong := counts[0] + counts[2]:  # else no utterance of the group was drawn
+            scores.append(100 * counts[0] / right_and_wrong)
+    assert len(scores) < 200 and seen["accuracy_interval"] == pytest.approx(tuple(np.percentile(scores, [2.5, 97.5])))
+
+
+def test_every_score_has_the_interval_of_its_resamples():
+    answers, gold = "jjsjmmsjjmmsjsm", "jmsjmsjmsjmsjms"
+    model = evaluate_systems({"model": predict(answers, gold)}, LABELS, 100, seed=4)["systems"]["model"]
+    drawn = {"w_f1": [], "macro_f1": [], "accuracy": []}
+    for counts in np.random.default_rng(4).multinomial(5, [1 / 5] * 5, size=100):
+        places = [
+            3 * dialogue + turn for dialogue, count in enumerate(counts) for _ in range(count) for turn in range(3)
+        ]
+        a, g = [answers[place] for place in places], [gold[place] for place in places]
+        options = {"labels": [*"jms"], "zero_division": 0}
+        drawn["w_f1"].append(100 * sklearn_metrics.f1_score(g, a, average="weighted", **options))
+        drawn["macro_f1"].append(100 * sklearn_metrics.f1_score(g, a, average="macro", **options))
+        drawn["accuracy"].append(100 * sklearn_metrics.accuracy_score(g, a))
+    for name, scores in drawn.items():
+        assert model[f"{name}_interval"] == pytest.approx(tuple(np.percentile(scores, [2.5, 97.5])))
 
 
 def test_an_oracle_is_marked():

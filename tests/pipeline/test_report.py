@@ -65,6 +65,15 @@ def system(score: float, lead: float | None = None, *, oracle: bool = False) -> 
     made = {"w_f1": score, "w_f1_interval": [score - 2.5, score + 3.25], "macro_f1": 21.43, "accuracy": 43.21}
     made |= {"oracle": oracle, "per_class": dict.fromkeys(LABELS, scores)}
     made |= {"confusion": [[101, 7, 0], [8, 102, 9], [0, 0, 0]]}
+    group = {"utterances": 2345, "accuracy": 37.89, "accuracy_interval": [36.78, 38.97]}
+    group |= {"w_f1": 28.91, "w_f1_interval": [27.65, 29.86]}
+    made |= {"groups": {"speaker": {}, "emotion": {"shift": group}, "turn": {"2 to 5": group}}}
+    bins = [
+        {"from": 33.33, "utterances": 765, "confidence": 38.0, "accuracy": 22.0, "accuracy_interval": [20.0, 25.0]},
+        {"from": 93.33, "utterances": 1, "confidence": 99.0, "accuracy": 100.0, "accuracy_interval": [100.0, 100.0]},
+    ]
+    made["calibration"] = {"ece": 15.43, "ece_interval": [14.32, 17.65], "bins": bins}
+    made["calibration"] |= {"brier": 0.7654, "brier_interval": [0.6543, 0.8765]}
     return made if lead is None else made | {"model_minus_this": {"w_f1": lead, "interval": [lead - 1, lead + 1]}}
 
 
@@ -165,6 +174,13 @@ def test_the_numbers_of_the_metrics_stand_on_the_page(make_page):
     assert "Prompts without their oldest turns, to keep the token budget: 23." in text
     assert "1 of 2 speakers do not occur in train, so nothing is known of them; they say 2 of the 6 utterances" in text
     assert "1 min 15 s" in text and "0.50 GiB" in text and "float32" in text and "0123abcd" in text
+    assert text.count("2,345 37.89 [36.78, 38.97] 28.91 [27.65, 29.86]") == 2
+    assert (
+        "shift: another emotion than before 2,345" in text
+        and "turns 2 to 5 2,345" in text
+        and "turns 6 to 10" not in text
+    )
+    assert text.count("15.43 [14.32, 17.65] 0.765 [0.654, 0.876]") == 1 + len(BASELINES)
     assert "31.25 at step 40, was kept" in text  # the first of two equally good ones, as the trainer keeps it
 
 
@@ -217,17 +233,18 @@ def test_whatever_an_oracle_touches_bears_the_badge(make_page):
     told = Page(make_page(None, {1: metrics(leads=leads)}))
     title = "the model, told gold recent emotions"
     assert told.inside("svg").count("oracle") == 1 and f"{title} (oracle) 64.55" in label_of(told, "W-F1 on test")
-    # The table, the sentence below the verdicts and the list of oracles; plots have a badge of their own.
-    assert told.text.lower().count(f"{title} oracle") == 3
-    assert told.text.count("ORACLE") == 3 and "ORACLE" not in told.inside("h2")
+    # Both tables, the sentence below the verdicts and the list of oracles; plots have a badge of their own.
+    assert told.text.lower().count(f"{title} oracle") == 4
+    assert told.text.count("ORACLE") == 4 and "ORACLE" not in told.inside("h2")
 
     answers = [*talk("d1", oracle=True), *talk("d2", oracle=True)]
     gold = Page(make_page(answers, {1: metrics(model=True)}, "prompts.recent_emotions=gold"))
     assert "All answers on this page are those of an oracle. ORACLE" in gold.text
     assert "55.55 ORACLE" in gold.text and "It beats ORACLE majority class" in gold.text
     assert gold.inside("h3").count("ORACLE") == 2 and gold.inside("summary").count("ORACLE") == 3
-    assert "ORACLE" in gold.inside("h2") and gold.inside("figcaption").count("ORACLE") == 2
-    assert gold.inside("svg").count("oracle") == 2 and "(oracle)" in label_of(gold, "Precision")
+    assert gold.inside("h2").count("ORACLE") == 3 and gold.inside("figcaption").count("ORACLE") == 4
+    assert gold.inside("svg").count("oracle") == 3 and "(oracle)" in label_of(gold, "Precision")
+    assert "on test (oracle), percent: 38: 22, of 765; 99: 100, of 1 utterances." in label_of(gold, "Share of right")
 
 
 def test_unlabelled_utterances_are_answered_and_marked(make_page):
@@ -289,7 +306,11 @@ def test_nothing_but_sections_asked_for_are_shown(make_page):
 
     links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
     places = {f"#{attributes['id']}" for tag, attributes in page.tags if tag == "section"}
-    assert links == places == {"#result", "#protocol", "#emotions", "#training", "#reproduce"}
+    assert (
+        links
+        == places
+        == {f"#{name}" for name in "result protocol emotions groups confidence training reproduce".split()}
+    )
 
 
 def test_the_page_is_well_formed_accessible_and_needs_nothing_else(make_page):
