@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "prompts":
             stage.add_argument("--preview", type=_count, metavar="N", help="show N prompts")
             stage.set_defaults(command=_prompts)
+        if name == "predict":
+            _add_labelling(stage)
     ablate = _add_command(commands, "ablate", "run a configuration with one thing changed at a time, and compare")
     ablate.add_argument(
         "--variants", default="parts", metavar="TABLE", help="what to change: parts, memory, or a YAML file like them"
@@ -97,6 +99,18 @@ def _add_command(commands: "argparse._SubParsersAction", name: str, summary: str
     command.add_argument("--seeds", type=_count, default=1, metavar="N", help="N seeds, from the first one on")
     command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are")
     return command
+
+
+def _add_labelling(predict: argparse.ArgumentParser) -> None:
+    own = predict.add_argument_group(
+        "conversations of your own", "CONFIG is a run folder then, or the folder of an adapter, and --set sets memory.*"
+    )
+    own.add_argument(
+        "--input", metavar="FILE", help="label these, in erckit's form; - is standard input, to standard output"
+    )
+    own.add_argument("--output", type=Path, metavar="FILE", help="where to; default: INPUT.labelled.jsonl")
+    own.add_argument("--memory", action="store_true", help="write what is said and felt into a temporary memory")
+    predict.set_defaults(command=_predict)
 
 
 def _count(text: str) -> int:
@@ -133,6 +147,45 @@ def _prompts(options: argparse.Namespace) -> None:
     if options.preview:
         module = importlib.import_module(STAGES["prompts"].module)
         say(module.preview(*_load(options), options.preview))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from .yaml_text import ConfigError
+
+    if options.input is None:
+        if options.output or options.memory:
+            raise ConfigError("--output and --memory go with --input FILE, the conversations to label. Name it.")
+        return _run(options)
+    if options.seeds > 1 or not all(override.startswith("memory.") for override in options.overrides):
+        raise ConfigError("with --input, --set sets memory.* alone, and there is one seed: all else is as trained.")
+    if options.input == "-" and options.output:
+        raise ConfigError("--input - writes to standard output. Leave out --output.")
+    _label(options)
+
+
+def _label(options: argparse.Namespace) -> None:
+    from contextlib import redirect_stdout
+
+    from .config import change_config
+    from .console import say
+    from .labelling import label_file, label_lines
+    from .recognizer import Recognizer
+
+    # Notes go elsewhere where answers go to standard output.
+    with redirect_stdout(sys.stderr if options.input == "-" else sys.stdout):
+        recognizer = Recognizer.load(options.config, options.seed)
+        memory = change_config(recognizer.config, options.overrides).memory if options.memory else None
+    if options.input == "-":
+        for line in label_lines(recognizer, sys.stdin.buffer, memory):
+            sys.stdout.buffer.write(line)
+        return
+    source = Path(options.input)
+    target = options.output or source.with_suffix(".labelled.jsonl")
+    counts = label_file(recognizer, source, target, memory)
+    done = [f"{counts.pop(what):,} {what}" for what in ("dialogues", "utterances", "turns written", "writes undone") if what in counts]
+    say(f"{target}: {', '.join(done)}")
+    for repair, count in counts.items():
+        say(f"  note: {count:,} repaired: {repair}.")
 
 
 def _ablate(options: argparse.Namespace) -> None:
