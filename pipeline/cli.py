@@ -76,14 +76,18 @@ def _parser() -> argparse.ArgumentParser:
         "--variants", default="parts", metavar="TABLE", help="what to change: parts, memory, or a YAML file like them"
     )
     ablate.set_defaults(command=_ablate)
-    summary = "recognise emotions in what is typed, line by line"
-    chat = commands.add_parser("chat", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
-    chat.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the folder of an adapter")
-    chat.add_argument("--seed", type=int, help="which seed's adapter of the run")
+    chat = _add_model_command(commands, "chat", "recognise emotions in what is typed, line by line")
     begun = chat.add_mutually_exclusive_group()
     begun.add_argument("--memory", action="store_true", help="write what is said and felt into a temporary memory")
     begun.add_argument("--resume", type=Path, metavar="FILE", help="take up a conversation that was saved")
     chat.set_defaults(command=_chat)
+    merge = _add_model_command(commands, "merge", "write the base model with the adapter merged into it")
+    merge.add_argument("folder", type=Path, metavar="FOLDER", help="where to")
+    merge.set_defaults(command=_merge)
+    push = _add_model_command(commands, "push", "upload the adapter, or a merged model, to the Hugging Face hub")
+    push.add_argument("repository", metavar="OWNER/NAME", help="the repository there; it is made if need be")
+    push.add_argument("--public", action="store_true", help="let everybody see it")
+    push.set_defaults(command=_push)
     summary = "list the shipped configurations, or print one with all its keys"
     configs = commands.add_parser("configs", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
     configs.add_argument("config", nargs="?", metavar="CONFIG", help="print this one, to be saved and changed")
@@ -98,6 +102,13 @@ def _add_command(commands: "argparse._SubParsersAction", name: str, summary: str
     command.add_argument("--seed", type=int, help="use this seed in place of the configuration's")
     command.add_argument("--seeds", type=_count, default=1, metavar="N", help="N seeds, from the first one on")
     command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are")
+    return command
+
+
+def _add_model_command(commands: "argparse._SubParsersAction", name: str, summary: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
+    command.add_argument("run", type=Path, metavar="RUN", help="a run folder, or that of an adapter or a merged model")
+    command.add_argument("--seed", type=int, help="which seed's adapter of the run")
     return command
 
 
@@ -182,7 +193,8 @@ def _label(options: argparse.Namespace) -> None:
     source = Path(options.input)
     target = options.output or source.with_suffix(".labelled.jsonl")
     counts = label_file(recognizer, source, target, memory)
-    done = [f"{counts.pop(what):,} {what}" for what in ("dialogues", "utterances", "turns written", "writes undone") if what in counts]
+    kinds = ("dialogues", "utterances", "turns written", "writes undone")
+    done = [f"{counts.pop(kind):,} {kind}" for kind in kinds if kind in counts]
     say(f"{target}: {', '.join(done)}")
     for repair, count in counts.items():
         say(f"  note: {count:,} repaired: {repair}.")
@@ -209,6 +221,22 @@ def _chat(options: argparse.Namespace) -> None:
         conversation = recognizer.conversation(recognizer.config.memory if options.memory else None)
     for line in chat(conversation, sys.stdin):
         say(line)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from .adapter import find_adapter
+    from .console import say
+    from .sharing import merge_adapter
+
+    say(merge_adapter(find_adapter(options.run, options.seed), options.folder))
+
+
+def _push(options: argparse.Namespace) -> None:
+    from .adapter import find_adapter
+    from .console import say
+    from .sharing import push
+
+    say(push(find_adapter(options.run, options.seed), options.repository, public=options.public))
 
 
 def _configs(options: argparse.Namespace) -> None:

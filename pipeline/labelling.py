@@ -133,6 +133,10 @@ class _Place:
     sha256: str = hashlib.sha256(b"").hexdigest()
 
 
+_Item = tuple[Dialogue, _Place, Counter[str]]
+"""A dialogue, the place after it, and what was repaired in it."""
+
+
 class _Reader:
     """The dialogues of some lines, in blocks, up to the end or to the first line that is none.
 
@@ -168,7 +172,7 @@ class _Reader:
         if not self.place.lines:
             raise DataError(f"{self._source}: no dialogues. Expected erckit's form, a dialogue a line.")
 
-    def _read(self, lines: Iterable[bytes], place: _Place, digest: Any) -> Iterator[tuple[Dialogue, _Place, Counter[str]]]:
+    def _read(self, lines: Iterable[bytes], place: _Place, digest: Any) -> Iterator[_Item]:
         size, last = place.bytes, None
         for number, line in enumerate(lines, start=place.lines + 1):
             digest.update(line)

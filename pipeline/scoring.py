@@ -121,8 +121,8 @@ def answer_trees(
 
     Recent emotions are the model's own earlier answers: `conversations` of them advance together, each as far as it
     can be asked without an answer still to come, and one that ends hands its place on. What is known of a trunk is
-    not computed again. With `gold`, emotions by dialogue and turn, they are told from there. With `total`, the number of
-    branches, progress is shown.
+    not computed again. With `gold`, emotions by dialogue and turn, they are told from there. With `total`, the number
+    of branches, progress is shown.
     A forward pass has at most `row_tokens` tokens, unless a single question needs more.
     """
     waiting = (

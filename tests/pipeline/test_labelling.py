@@ -48,9 +48,7 @@ class Fake:
 
     def __init__(self, identity="one"):
         model = Model(device="cpu")
-        self.config = Config(
-            name="fake", data=Data(path="none"), model=model, predict=Predict(conversations=TOGETHER)
-        )
+        self.config = Config(name="fake", data=Data(path="none"), model=model, predict=Predict(conversations=TOGETHER))
         self.identity = identity
 
     def predict(self, dialogues, memory=None):
@@ -263,7 +261,11 @@ def test_two_processes_do_not_write_one_file(own, tmp_path):
             "sessions. Sort them by 'begins'.",
         ),
         ([b"\n", b"  \n"], None, ": no dialogues. Expected erckit's form, a dialogue a line."),
-        ([b"\xff\xfe{\0}\0\n\0"], None, ":1: found a NUL byte, expected text (binary file, or UTF-16?). Save it as UTF-8."),
+        (
+            [b"\xff\xfe{\0}\0\n\0"],
+            None,
+            ":1: found a NUL byte, expected text (binary file, or UTF-16?). Save it as UTF-8.",
+        ),
         ([to_line(1)], MEMORY.model_copy(update={"oracle": True}), "`memory.oracle` writes gold emotions, and these"),
     ],
 )
