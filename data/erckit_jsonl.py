@@ -18,7 +18,7 @@ from .errors import DataError
 from .files import parse_json_line, read_json, read_json_lines, write_json_lines
 from .labels import LabelSet
 from .reading import build_utterance
-from .text import SURROGATES, mend, read_text
+from .text import SURROGATES, mend, mend_line, read_text
 
 DIALOGUE_KEYS = ("id", "utterances", "session", "begins")
 UTTERANCE_KEYS = ("id", "speaker", "text", "label")
@@ -41,13 +41,14 @@ def read_dialogues(path: Path, labels: LabelSet | None) -> list[Dialogue]:
 def read_split(path: Path, labels: LabelSet | None) -> tuple[list[Dialogue], Counter[str]]:
     """Read a file that a user brings, mending its encoding. Returns the dialogues and the repairs by kind."""
     text, repairs = read_text(path)
-    dialogues = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            value = parse_json_line(line, f"{path}:{number}")
-            # Escapes such as \u0092 hide damage from the repair of lines, so strings are mended once more.
-            dialogues.append(_parse_dialogue(value, f"{path}:{number}", labels, partial(mend, repairs=repairs)))
-    return dialogues, repairs
+    lines = enumerate(text.split("\n"), start=1)
+    return [_parse_line(line, f"{path}:{number}", labels, repairs) for number, line in lines if line.strip()], repairs
+
+
+def read_line(line: bytes, source: str, repairs: Counter[str]) -> Dialogue | None:
+    """Read one line of a file that a user brings, as `read_split` does, with any labels; None where it is blank."""
+    text = mend_line(line, source, repairs)
+    return _parse_line(text, source, None, repairs) if text.strip() else None
 
 
 def read_labels(folder: Path, file: str = "train.jsonl") -> LabelSet:
@@ -65,6 +66,11 @@ def read_labels(folder: Path, file: str = "train.jsonl") -> LabelSet:
         return LabelSet(tuple(names))
     except ValueError as error:
         raise DataError(f"{path}: {error}. Mend the labels there.") from error
+
+
+def _parse_line(line: str, source: str, labels: LabelSet | None, repairs: Counter[str]) -> Dialogue:
+    # Escapes such as \u0092 hide damage from the repair of lines, so strings are mended once more.
+    return _parse_dialogue(parse_json_line(line, source), source, labels, partial(mend, repairs=repairs))
 
 
 def _parse_dialogue(value: Any, source: str, labels: LabelSet | None, clean: Callable[[str], str]) -> Dialogue:

@@ -23,15 +23,17 @@ def read_text(path: Path) -> tuple[str, Counter[str]]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check the path.")
-    raw = path.read_bytes()
-    if b"\0" in raw:
-        line = raw.count(b"\n", 0, raw.index(b"\0")) + 1
-        raise DataError(f"{path}:{line}: found a NUL byte, expected text (binary file, or UTF-16?). Save it as UTF-8.")
     repairs: Counter[str] = Counter()
     # Split at "\n" only: str.splitlines would also split at U+0085, which is a damaged "…".
-    lines = raw.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    text = "\n".join(mend(_decode(line, repairs), repairs) for line in lines)
-    return text.removeprefix("\ufeff"), repairs
+    lines = enumerate(path.read_bytes().split(b"\n"), start=1)
+    return "\n".join(mend_line(line, f"{path}:{number}", repairs) for number, line in lines), repairs
+
+
+def mend_line(line: bytes, source: str, repairs: Counter[str]) -> str:
+    """Decode and mend one line of a text file, as `read_text` does with each; a byte order mark before it goes."""
+    if b"\0" in line:
+        raise DataError(f"{source}: found a NUL byte, expected text (binary file, or UTF-16?). Save it as UTF-8.")
+    return mend(_decode(line.removeprefix(codecs.BOM_UTF8), repairs), repairs).removeprefix("\ufeff")
 
 
 def mend(text: str, repairs: Counter[str]) -> str:

@@ -1,18 +1,74 @@
 """The task adapter: a PEFT folder that plain `peft` loads, with what it was made for beside it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from .. import __version__
 from ..data.errors import DataError
 from ..data.files import read_json, write_json
 from ..data.labels import LabelSet
 from ..prompts.wording import Wording
+from .artefacts import load_labels
 from .backbone import fingerprint, precision
-from .config import Config
+from .config import Config, Data, Model, Prompts, load_config
 from .console import say
+from .run import Run
 
-CARD = "erckit.json"
+CARD, WEIGHTS = "erckit.json", "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A task adapter with the settings and labels that go with it; `config.prompts.template` is its wording.
+
+    `folder` is where it lies, `run` the run that made or used it, None for one by itself. `merged`: the folder holds
+    a whole model, into which the adapter was merged, and `config.model` is that.
+    """
+
+    config: Config
+    labels: LabelSet
+    folder: Path
+    run: Run | None = None
+    merged: bool = False
+
+
+def find_adapter(path: str | Path, seed: int | None = None) -> Found:
+    """Find the adapter of a run (where it has several seeds, that of `seed`), or the one in a folder by itself.
+
+    Raises DataError where `path` is neither, nor a model that erckit merged.
+    """
+    folder = Path(path)
+    if (folder / CARD).is_file():
+        return _read_card(folder)
+    if not (folder / "config.yaml").is_file():
+        raise DataError(
+            f"{folder}: neither a run (it has no config.yaml) nor an adapter that erckit made (it has no {CARD}). "
+            "Name the folder of one of them, such as runs/sample."
+        )
+    config = load_config(str(folder / "config.yaml"), seed=seed)
+    run = Run(folder, config.seed)
+    prompts = config.prompts.model_copy(update={"template": str(run.path("prompts", "wording"))})
+    adapter = Path(config.predict.adapter) if config.predict.adapter else run.path("train", "adapter")
+    return Found(config.model_copy(update={"prompts": prompts}), load_labels(run), adapter, run)
+
+
+def _read_card(folder: Path) -> Found:
+    card = read_json(folder / CARD)
+    try:
+        merged = card.get("merged", False)
+        name, revision = (str(folder), None) if merged else (card["base_model"], card["revision"])
+        prompts = Prompts(**card["protocol"] | {"template": str(folder / "wording")})
+        model = Model(name=name, revision=revision, attention=card["attention"])
+        config = Config(name="adapter", data=Data(path="none"), model=model, prompts=prompts)
+        return Found(config, LabelSet(tuple(card["labels"])), folder, merged=merged)
+    except (KeyError, TypeError, ValidationError) as error:
+        reason = str(error).replace("\n", " ")
+        raise DataError(
+            f"{folder / CARD}: not written by this version of erckit ({reason}). Train the adapter again."
+        ) from error
 
 
 def save_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wording: Wording) -> None:

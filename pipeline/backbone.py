@@ -121,6 +121,15 @@ def choose_dtype(config: ModelConfig) -> "torch.dtype":
     return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
 
 
+def choose_stored_dtype(config: ModelConfig) -> "torch.dtype":
+    """Return the dtype in which weights are given away: with "auto", that of the model's own files."""
+    import torch
+
+    if config.dtype != "auto":
+        return getattr(torch, config.dtype)
+    return _load_architecture(config).dtype or torch.float32
+
+
 def mixes_precision(config: ModelConfig) -> bool:
     """Whether training multiplies in bfloat16 where that is safe (autocast): with "auto" where the device has it.
 
@@ -141,7 +150,7 @@ def fingerprint(config: ModelConfig) -> str:
     """
     folder = Path(locate(config.name))
     if not folder.is_dir():
-        return hashlib.sha256(f"{config.name}@{config.revision or 'main'}".encode()).hexdigest()
+        return fingerprint_name(config.name, config.revision)
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*")):
         if file.suffix in MODEL_FILES:
@@ -151,6 +160,11 @@ def fingerprint(config: ModelConfig) -> str:
                     stream.seek(start)
                     digest.update(stream.read(SAMPLE_BYTES))
     return digest.hexdigest()
+
+
+def fingerprint_name(name: str, revision: str | None) -> str:
+    """Return the `fingerprint` of a model on the hub."""
+    return hashlib.sha256(f"{name}@{revision or 'main'}".encode()).hexdigest()
 
 
 def precision(config: ModelConfig) -> str:

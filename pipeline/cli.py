@@ -71,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "prompts":
             stage.add_argument("--preview", type=_count, metavar="N", help="show N prompts")
             stage.set_defaults(command=_prompts)
+        if name == "predict":
+            _add_labelling(stage)
     ablate = _add_command(commands, "ablate", "run a configuration with one thing changed at a time, and compare")
     ablate.add_argument(
         "--variants", default="parts", metavar="TABLE", help="what to change: parts, memory, or a YAML file like them"
@@ -85,13 +87,18 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("grid", type=Path, metavar="GRID.yaml", help="keys, each with a list of values")
     sweep.set_defaults(command=_sweep)
     _add_looks_at_answers(commands)
-    chat = _add_parser(commands, "chat", "recognise emotions in what is typed, line by line")
-    chat.add_argument("run", type=Path, metavar="RUN", help="a run folder, or the folder of an adapter")
-    chat.add_argument("--seed", type=int, help="which seed's adapter of the run")
+    chat = _add_model_command(commands, "chat", "recognise emotions in what is typed, line by line")
     begun = chat.add_mutually_exclusive_group()
     begun.add_argument("--memory", action="store_true", help="write what is said and felt into a temporary memory")
     begun.add_argument("--resume", type=Path, metavar="FILE", help="take up a conversation that was saved")
     chat.set_defaults(command=_chat)
+    merge = _add_model_command(commands, "merge", "write the base model with the adapter merged into it")
+    merge.add_argument("folder", type=Path, metavar="FOLDER", help="where to")
+    merge.set_defaults(command=_merge)
+    push = _add_model_command(commands, "push", "upload the adapter, or a merged model, to the Hugging Face hub")
+    push.add_argument("repository", metavar="OWNER/NAME", help="the repository there; it is made if need be")
+    push.add_argument("--public", action="store_true", help="let everybody see it")
+    push.set_defaults(command=_push)
     configs = _add_parser(commands, "configs", "list the shipped configurations, or print one with all its keys")
     configs.add_argument("config", nargs="?", metavar="CONFIG", help="print this one, to be saved and changed")
     configs.set_defaults(command=_configs)
@@ -131,6 +138,25 @@ def _add_command(commands: "argparse._SubParsersAction", name: str, summary: str
     return command
 
 
+def _add_model_command(commands: "argparse._SubParsersAction", name: str, summary: str) -> argparse.ArgumentParser:
+    command = _add_parser(commands, name, summary)
+    command.add_argument("run", type=Path, metavar="RUN", help="a run folder, or that of an adapter or a merged model")
+    command.add_argument("--seed", type=int, help="which seed's adapter of the run")
+    return command
+
+
+def _add_labelling(predict: argparse.ArgumentParser) -> None:
+    own = predict.add_argument_group(
+        "conversations of your own", "CONFIG is a run folder then, or the folder of an adapter, and --set sets memory.*"
+    )
+    own.add_argument(
+        "--input", metavar="FILE", help="label these, in erckit's form; - is standard input, to standard output"
+    )
+    own.add_argument("--output", type=Path, metavar="FILE", help="where to; default: INPUT.labelled.jsonl")
+    own.add_argument("--memory", action="store_true", help="write what is said and felt into a temporary memory")
+    predict.set_defaults(command=_predict)
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1 on")
@@ -165,6 +191,46 @@ def _prompts(options: argparse.Namespace) -> None:
     if options.preview:
         module = importlib.import_module(STAGES["prompts"].module)
         say(module.preview(*_load(options), options.preview))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from .yaml_text import ConfigError
+
+    if options.input is None:
+        if options.output or options.memory:
+            raise ConfigError("--output and --memory go with --input FILE, the conversations to label. Name it.")
+        return _run(options)
+    if options.seeds > 1 or not all(override.startswith("memory.") for override in options.overrides):
+        raise ConfigError("with --input, --set sets memory.* alone, and there is one seed: all else is as trained.")
+    if options.input == "-" and options.output:
+        raise ConfigError("--input - writes to standard output. Leave out --output.")
+    _label(options)
+
+
+def _label(options: argparse.Namespace) -> None:
+    from contextlib import redirect_stdout
+
+    from .config import change_config
+    from .console import say
+    from .labelling import label_file, label_lines
+    from .recognizer import Recognizer
+
+    # Notes go elsewhere where answers go to standard output.
+    with redirect_stdout(sys.stderr if options.input == "-" else sys.stdout):
+        recognizer = Recognizer.load(options.config, options.seed)
+        memory = change_config(recognizer.config, options.overrides).memory if options.memory else None
+    if options.input == "-":
+        for line in label_lines(recognizer, sys.stdin.buffer, memory):
+            sys.stdout.buffer.write(line)
+        return
+    source = Path(options.input)
+    target = options.output or source.with_suffix(".labelled.jsonl")
+    counts = label_file(recognizer, source, target, memory)
+    kinds = ("dialogues", "utterances", "turns written", "writes undone")
+    done = [f"{counts.pop(kind):,} {kind}" for kind in kinds if kind in counts]
+    say(f"{target}: {', '.join(done)}")
+    for repair, count in counts.items():
+        say(f"  note: {count:,} repaired: {repair}.")
 
 
 def _ablate(options: argparse.Namespace) -> None:
@@ -234,6 +300,22 @@ def _chat(options: argparse.Namespace) -> None:
         conversation = recognizer.conversation(recognizer.config.memory if options.memory else None)
     for line in chat(conversation, sys.stdin):
         say(line)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from .adapter import find_adapter
+    from .console import say
+    from .sharing import merge_adapter
+
+    say(merge_adapter(find_adapter(options.run, options.seed), options.folder))
+
+
+def _push(options: argparse.Namespace) -> None:
+    from .adapter import find_adapter
+    from .console import say
+    from .sharing import push
+
+    say(push(find_adapter(options.run, options.seed), options.repository, public=options.public))
 
 
 def _configs(options: argparse.Namespace) -> None:

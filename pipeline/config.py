@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, Vali
 
 from .yaml_text import ConfigError, dump_mapping, parse_mapping, parse_value
 
-__all__ = ["Config", "ConfigError", "annotate_config", "dump_config", "load_config", "shipped_configs"]
+__all__ = [
+    "Config", "ConfigError", "annotate_config", "change_config", "dump_config", "load_config", "shipped_configs",
+]  # fmt: skip
 
 
 class Section(BaseModel):
@@ -251,19 +253,12 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), seed: int | No
     """
     text, source = _read(name_or_path)
     values, places = parse_mapping(text, source)
-    problems = [problem for override in overrides if (problem := _apply(override, values, places))]
-    if seed is not None:
-        values["seed"], places["seed"] = seed, "--seed"
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        for details in error.errors(include_url=False):
-            path = ".".join(str(part) for part in details["loc"])
-            problems.append(f"{_place(path, places, source)}: {path}: {_explain(path, details)}")
-    else:
-        if not problems:
-            return config
-    raise ConfigError("\n  ".join([f"{source}: the configuration has {_count(problems)}:", *problems]))
+    return _check(values, places, source, overrides, seed)
+
+
+def change_config(config: Config, overrides: Sequence[str]) -> Config:
+    """Return the configuration with "section.key=VALUE" overrides. Raises ConfigError as `load_config` does."""
+    return _check(config.model_dump(mode="json"), {}, config.name, overrides)
 
 
 def dump_config(config: Config) -> str:
@@ -309,6 +304,24 @@ def _read(name_or_path: str) -> tuple[str, str]:
         )
     name = f"{name_or_path}.yaml"
     return (files("erckit.pipeline") / "configs" / name).read_text(encoding="utf-8"), f"configs/{name}"
+
+
+def _check(
+    values: dict[str, Any], places: dict[str, str], source: str, overrides: Sequence[str], seed: int | None = None
+) -> Config:
+    problems = [problem for override in overrides if (problem := _apply(override, values, places))]
+    if seed is not None:
+        values["seed"], places["seed"] = seed, "--seed"
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        for details in error.errors(include_url=False):
+            path = ".".join(str(part) for part in details["loc"])
+            problems.append(f"{_place(path, places, source)}: {path}: {_explain(path, details)}")
+    else:
+        if not problems:
+            return config
+    raise ConfigError("\n  ".join([f"{source}: the configuration has {_count(problems)}:", *problems]))
 
 
 def _annotate(section: Section, indent: str = "") -> Iterator[str]:

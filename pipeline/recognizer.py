@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from ..data.dialogue import Dialogue, Utterance
-from ..data.errors import DataError
-from ..data.files import hash_file, read_json
-from ..data.labels import LabelSet
+from ..data.files import hash_file
 from ..data.speakers import SpeakerRegistry, rename_utterance
 from ..prompts.tasks import NOTHING_KNOWN, Knowledge, Task, build_trees
 from ..prompts.tokens import PieceTokenizer
@@ -27,13 +24,12 @@ from ..prompts.tree import PromptTree, read_aloud
 from ..prompts.wording import read_wording
 from ..retrieval.encoder import SentenceEncoder
 from ..retrieval.store import ProfileStore
-from .adapter import CARD, load_adapter
-from .artefacts import load_labels, load_speakers
+from .adapter import WEIGHTS, Found, find_adapter, load_adapter
+from .artefacts import load_speakers
 from .backbone import fingerprint, load_model, load_tokenizer
-from .config import Config, Data, Memory, Model, Prompts, load_config
+from .config import Config, Memory
 from .conversation import Conversation
 from .memory.conversations import Remembered, remember_dialogues, show_window
-from .run import Run
 from .scoring import Answer, answer_trees
 from .stages.prompts import look_up, make_task
 
@@ -79,48 +75,34 @@ class Recognizer:
 
     @classmethod
     def load(cls, path: str | Path, seed: int | None = None) -> "Recognizer":
-        """Load a run folder (where it has several seeds, that of `seed`), or the folder of an adapter by itself.
+        """Load a run folder (where it has several seeds, that of `seed`), or an adapter or a merged model by itself.
 
-        With an adapter by itself, nothing is known of any speaker. Raises DataError where `path` is neither.
+        By themselves they know nothing of any speaker. Raises DataError where `path` is none of these.
         """
-        folder = Path(path)
-        if (folder / CARD).is_file():
-            config, labels = _read_card(folder)
-            return cls._assemble(config, folder, labels, lambda dialogue: NOTHING_KNOWN, SpeakerRegistry(()), ())
-        if not (folder / "config.yaml").is_file():
-            raise DataError(
-                f"{folder}: neither a run (it has no config.yaml) nor an adapter that erckit made (it has no {CARD}). "
-                "Name the folder of one of them, such as runs/sample."
-            )
-        config = load_config(str(folder / "config.yaml"), seed=seed)
-        run = Run(folder, config.seed)
-        wording = {"template": str(run.path("prompts", "wording"))}
-        config = config.model_copy(update={"prompts": config.prompts.model_copy(update=wording)})
-        adapter = Path(config.predict.adapter) if config.predict.adapter else run.path("train", "adapter")
+        found = find_adapter(path, seed)
+        config, run = found.config, found.run
+        if run is None:
+            return cls._assemble(found, lambda dialogue: NOTHING_KNOWN, SpeakerRegistry(()), ())
         encoder = SentenceEncoder(config.profiles.encoder)
         store = ProfileStore.load(run.path("profiles"), encoder.name, encoder.fingerprint, encoder.dimension)
         speakers = load_speakers(run)
         inform = _know_from(store, speakers, encoder, config.prompts.facts)
         known = [run.path("profiles", "facts.jsonl"), run.path("ingest", "speakers.json")]
-        return cls._assemble(config, adapter, load_labels(run), inform, speakers, known)
+        return cls._assemble(found, inform, speakers, known)
 
     @classmethod
-    def _assemble(
-        cls,
-        config: Config,
-        adapter: Path,
-        labels: LabelSet,
-        inform: Inform,
-        speakers: SpeakerRegistry,
-        known: Iterable[Path],
-    ) -> "Recognizer":
+    def _assemble(cls, found: Found, inform: Inform, speakers: SpeakerRegistry, known: Iterable[Path]) -> "Recognizer":
+        config, labels = found.config, found.labels
         wording = read_wording(config.prompts.template)
         tokens = PieceTokenizer(load_tokenizer(config.model), labels, wording, chat=config.prompts.chat)
-        model = load_adapter(load_model(config.model), adapter, config, labels, wording)
+        model, weights = load_model(config.model).eval().requires_grad_(False), list[Path]()
+        if not found.merged:
+            model = load_adapter(model, found.folder, config, labels, wording)
+            weights = [found.folder / WEIGHTS]
         task = make_task(config.prompts, wording, tokens, labels)
         settings = config.model_dump_json(include={"model", "prompts"}, exclude={"prompts": {"template"}})
-        parts = (fingerprint(config.model), hash_file(adapter / "adapter_model.safetensors"), wording.hash, settings)
-        identity = hashlib.sha256("".join([*parts, *map(hash_file, known)]).encode()).hexdigest()
+        parts = (fingerprint(config.model), *map(hash_file, weights), wording.hash, settings, *map(hash_file, known))
+        identity = hashlib.sha256("".join(parts).encode()).hexdigest()
         return cls(config, model, task, inform, identity=identity, speakers=speakers)
 
     def conversation(self, memory: Memory | None = None) -> Conversation:
@@ -196,21 +178,6 @@ class Recognizer:
         """Yield the trees that ask about the turns of a dialogue from `first` on."""
         asked = range(first, len(dialogue.utterances))
         return build_trees(dialogue, self._inform(dialogue), task, asked=asked, losses=Counter())
-
-
-def _read_card(folder: Path) -> tuple[Config, LabelSet]:
-    """Return the settings and the labels that an adapter was made with."""
-    card = read_json(folder / CARD)
-    try:
-        model = Model(name=card["base_model"], revision=card["revision"], attention=card["attention"])
-        prompts = Prompts(**card["protocol"] | {"template": str(folder / "wording")})
-        config = Config(name="adapter", data=Data(path="none"), model=model, prompts=prompts)
-        return config, LabelSet(tuple(card["labels"]))
-    except (KeyError, TypeError, ValidationError) as error:
-        reason = str(error).replace("\n", " ")
-        raise DataError(
-            f"{folder / CARD}: not written by this version of erckit ({reason}). Train the adapter again."
-        ) from error
 
 
 def _know_from(store: ProfileStore, speakers: SpeakerRegistry, encoder: SentenceEncoder, count: int) -> Inform:

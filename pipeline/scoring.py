@@ -121,15 +121,16 @@ def answer_trees(
 
     Recent emotions are the model's own earlier answers: `conversations` of them advance together, each as far as it
     can be asked without an answer still to come, and one that ends hands its place on. What is known of a trunk is
-    not computed again. With `gold`, emotions by dialogue and turn, they are told from there. `total`, the number of
-    branches, is for the progress line.
+    not computed again. With `gold`, emotions by dialogue and turn, they are told from there. With `total`, the number
+    of branches, progress is shown.
     A forward pass has at most `row_tokens` tokens, unless a single question needs more.
     """
     waiting = (
         _Conversation(place, branches, tokens, wording, both_ways, gold, row_tokens)
         for place, branches in enumerate(_group_by_dialogue(trees))
     )
-    yield from in_order(progress(_converse(model, waiting, conversations), total, "utterances answered"))
+    heard = _converse(model, waiting, conversations)
+    yield from in_order(progress(heard, total, "utterances answered") if total else heard)
 
 
 def _converse(model: Any, waiting: "Iterator[_Conversation]", together: int) -> Iterator[tuple[int, Answer, bool]]:

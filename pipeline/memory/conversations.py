@@ -49,7 +49,8 @@ def answer_with_memory(
 
     A group is the turns that share a memory, of one dialogue or of several: trees of one branch each. As many groups
     as there are slots advance together, and one that ends hands its slot on, with an empty memory. Recent emotions are
-    the model's own earlier answers in the same dialogue, or those of `gold` by dialogue and turn.
+    the model's own earlier answers in the same dialogue, or those of `gold` by dialogue and turn. With `total`, the
+    number of turns, progress is shown.
     A forward pass has at most `row_tokens` tokens, on a CPU 1,024, unless a single turn needs more.
     """
     if settings.scope == "speaker":
@@ -58,7 +59,8 @@ def answer_with_memory(
     if writer.factors.device.type == "cpu":
         row_tokens = min(row_tokens, CPU_ROW_TOKENS)
     talks = (_Talk(iter(group), Thread(tokens, wording, both_ways, gold)) for group in groups)
-    yield from in_order(progress(_converse(writer, talks, row_tokens), total, "turns answered"))
+    heard = _converse(writer, talks, row_tokens)
+    yield from in_order(progress(heard, total, "turns answered") if total else heard)
 
 
 def remember_dialogues(

@@ -11,8 +11,9 @@ import torch
 from erckit.data.dialogue import Dialogue, Utterance
 from erckit.data.files import read_json_lines, write_json_lines
 from erckit.data.labels import EMORYNLP, LabelSet
-from erckit.pipeline.backbone import load_model, load_tokenizer
-from erckit.pipeline.config import Config, Model
+from erckit.pipeline.adapter import save_adapter
+from erckit.pipeline.backbone import load_model, load_tokenizer, lora
+from erckit.pipeline.config import Config, Data, Model
 from erckit.pipeline.run import Run
 from erckit.pipeline.scoring import answer_log_likelihoods, find_leaves
 from erckit.prompts.packing import lay_out
@@ -20,6 +21,7 @@ from erckit.prompts.tasks import Knowledge, Task, build_trees
 from erckit.prompts.tokens import PieceTokenizer
 from erckit.prompts.tree import PromptTree
 from erckit.prompts.wording import read_wording
+from peft import get_peft_model
 
 WORDS = "well that was not what anybody said about the boat and the rain".split()
 
@@ -117,5 +119,23 @@ def talk() -> Callable[..., Dialogue]:
             for turn in range(turns)
         ]
         return Dialogue(id, tuple(utterances))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_adapter(load_tiny, tmp_path_factory):
+    """A function from a kind of model to a configuration for it and the folder of an adapter with random weights."""
+
+    def make(kind):
+        config = Config(name="talk", data=Data(path="sample"), model=load_tiny(kind).config)
+        model = get_peft_model(load_model(config.model), lora(config.model, rank=4, alpha=8, dropout=0.5))
+        generator = torch.Generator().manual_seed(0)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+        folder = tmp_path_factory.mktemp("adapters") / kind
+        save_adapter(model, folder, config, EMORYNLP, read_wording("brief"))
+        return config, folder, model.eval()
 
     return make

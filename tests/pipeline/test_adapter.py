@@ -8,33 +8,14 @@ import torch
 from erckit.data.errors import DataError
 from erckit.data.files import read_json, write_json
 from erckit.data.labels import EMORYNLP, MELD
-from erckit.pipeline.adapter import CARD, load_adapter, save_adapter
-from erckit.pipeline.backbone import load_model, locate, lora
-from erckit.pipeline.config import Config, Data
+from erckit.pipeline.adapter import CARD, load_adapter
+from erckit.pipeline.backbone import load_model, locate
 from erckit.prompts.wording import Wording, read_wording
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 BRIEF = read_wording("brief")
 FILES = {"adapter_config.json", "adapter_model.safetensors", CARD, "wording"}
-
-
-@pytest.fixture(scope="module")
-def make_adapter(load_tiny, tmp_path_factory):
-    """A function from a kind of model to a configuration for it and the folder of an adapter with random weights."""
-
-    def make(kind):
-        config = Config(name="talk", data=Data(path="sample"), model=load_tiny(kind).config)
-        model = get_peft_model(load_model(config.model), lora(config.model, rank=4, alpha=8, dropout=0.5))
-        generator = torch.Generator().manual_seed(0)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-        folder = tmp_path_factory.mktemp("adapters") / kind
-        save_adapter(model, folder, config, EMORYNLP, BRIEF)
-        return config, folder, model.eval()
-
-    return make
 
 
 @pytest.fixture(scope="module")
