@@ -229,7 +229,7 @@ def packed_attention(
 def packed_logits(model: Any, layout: Layout, places: Sequence[int]) -> torch.Tensor:
     """Return the logits at some places of a row and nowhere else, shape (places, vocabulary)."""
     # A layer that is computed a second time for its gradients does not go through its hooks again.
-    again = model.training and model.is_gradient_checkpointing
+    again = model.training and getattr(model, "module", model).is_gradient_checkpointing  # of several processes, one
     return model(
         input_ids=layout.ids.unsqueeze(0),
         position_ids=layout.positions.unsqueeze(0),

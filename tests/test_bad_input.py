@@ -100,7 +100,7 @@ def test_runs_that_are_to_lie_in_a_file(refuse, config, tmp_path):
 
 def test_a_corpus_folder_that_is_not_there(refuse, config, tmp_path, monkeypatch):
     command = ("run", config, "--set", "data.path=nowhere")
-    remedy = "Set `data.path` to the folder that holds the corpus files, or ERCKIT_DATA to the folder around it."
+    remedy = "Set `data.path` or `data.also` to the folder that holds the corpus files, or ERCKIT_DATA to the folder around it."
     here = tmp_path / "nowhere"
     assert refuse(*command) == f"no corpus folder 'nowhere'; looked for {here}. {remedy}"
     monkeypatch.setenv("ERCKIT_DATA", "/data")
@@ -190,7 +190,7 @@ def test_a_test_split_that_nobody_labelled_is_told_at_once(config, corpus, tmp_p
 
 def test_an_alias_table_that_is_not_there(refuse, config, tmp_path):
     assert refuse("run", config, "--set", "data.aliases=nope.yaml") == (
-        f"{tmp_path / 'nope.yaml'}: no such alias table. Set data.aliases to the table, or remove it."
+        f"{tmp_path / 'nope.yaml'}: no such table. Set data.aliases to the table, or remove it."
     )
     assert not (tmp_path / "runs").exists()
 

@@ -16,7 +16,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     for name, field in Config.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 }
-CLASSES = {f"{section.__name__}Config": name for name, section in SECTIONS.items()}  # as the sources import them
+# As the sources import them: a section's own name is often that of something else.
+CLASSES = {f"{section.__name__}{end}": name for name, section in SECTIONS.items() for end in ("Config", "")}
 
 
 @pytest.mark.parametrize("name", shipped_configs())
@@ -75,9 +76,9 @@ def keys_read(tree: ast.Module) -> Iterator[str]:
 def names_in(function: ast.FunctionDef, kept: dict[str, str]) -> dict[str, str]:
     """The sections that a function has by name: given to it, assigned there, or kept in `self`."""
     names = kept | {
-        argument.arg: CLASSES[ast.unparse(argument.annotation)]
+        argument.arg: CLASSES[kind]
         for argument in [*function.args.args, *function.args.kwonlyargs]
-        if argument.annotation is not None and ast.unparse(argument.annotation) in CLASSES
+        if argument.annotation and (kind := ast.unparse(argument.annotation).removesuffix(" | None")) in CLASSES
     }
     for node in ast.walk(function):
         if isinstance(node, ast.Assign):
