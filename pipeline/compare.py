@@ -175,7 +175,8 @@ def measure_difference(a: np.ndarray, b: np.ndarray, resamples: int, seed: int) 
     drawn = [resample(counts, resamples, seed) for counts in (a, b)]
     # A dialogue is swapped with all seeds; those of the run with fewer are repeated, which leaves its mean as it is.
     seeds = lcm(a.shape[1], b.shape[1])
-    swapped = swap(*(np.tile(counts, (1, seeds // counts.shape[1], 1, 1)) for counts in (a, b)), resamples, seed)
+    repeated_a, repeated_b = (np.tile(counts, (1, seeds // counts.shape[1], 1, 1)) for counts in (a, b))
+    swapped = swap(repeated_a, repeated_b, resamples, seed)
     measured = {}
     for name, score in SCORES.items():
         of_a, of_b = (score(counts.sum(axis=0)) for counts in (a, b))

@@ -44,7 +44,7 @@ def find_mislabels(folder: Path, seed: int | None, count: int) -> tuple[Path, li
     with replace_atomically(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Surprise)])
         writer.writeheader()
-        writer.writerows(map(asdict, found))
+        writer.writerows(asdict(one) for one in found)
     return path, found
 
 

@@ -100,9 +100,10 @@ def test_runs_that_are_to_lie_in_a_file(refuse, config, tmp_path):
 
 def test_a_corpus_folder_that_is_not_there(refuse, config, tmp_path, monkeypatch):
     command = ("run", config, "--set", "data.path=nowhere")
-    remedy = "Set `data.path` or `data.also` to the folder that holds the corpus files, or ERCKIT_DATA to the folder around it."
+    remedy = "Name the folder that holds the corpus files (data.path), or set ERCKIT_DATA to the folder around it."
     here = tmp_path / "nowhere"
     assert refuse(*command) == f"no corpus folder 'nowhere'; looked for {here}. {remedy}"
+    assert refuse("score", config, "nowhere") == f"no corpus folder 'nowhere'; looked for {here}. {remedy}"
     monkeypatch.setenv("ERCKIT_DATA", "/data")
     assert refuse(*command) == f"no corpus folder 'nowhere'; looked for {here} and /data/nowhere. {remedy}"
 

@@ -75,8 +75,8 @@ def find_corpus(path: str) -> Path:
         if candidate.is_dir():
             return candidate
     raise DataError(
-        f"no corpus folder {path!r}; looked for {' and '.join(str(c.absolute()) for c in candidates)}. Set "
-        "`data.path` or `data.also` to the folder that holds the corpus files, or ERCKIT_DATA to the folder around it."
+        f"no corpus folder {path!r}; looked for {' and '.join(str(c.absolute()) for c in candidates)}. Name "
+        "the folder that holds the corpus files (data.path), or set ERCKIT_DATA to the folder around it."
     )
 
 

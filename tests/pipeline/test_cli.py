@@ -152,6 +152,14 @@ def test_an_error_in_the_configuration_comes_before_anything_is_made(calls, caps
     assert not Path("runs").exists()
 
 
+def test_without_answers_on_test_a_run_ends_before_the_report(calls, capsys):
+    assert main(["run", "talk.yaml", "--set", "predict.test=false"]) == 2
+    message = "predict.test is false, and the report is about test. Stop before it, with --to evaluate."
+    assert capsys.readouterr().err == f"erckit: {message}\n" and not calls
+    assert main(["run", "talk.yaml", "--set", "predict.test=false", "--to", "evaluate"]) == 0
+    assert calls[-1] == ("evaluate", 3)
+
+
 def test_an_interrupt_says_how_to_go_on(calls, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         break_stage(patch, "profiles", KeyboardInterrupt())

@@ -197,9 +197,10 @@ def test_labels_of_a_file_are_those_that_stand_beside_it(gold, tmp_path):
         read_gold(gold, "test")
 
 
-def test_scoring_imports_no_model(gold, tmp_path):
+def test_what_looks_at_answers_imports_no_model(gold, tmp_path):
     path = write_answers(tmp_path, "turns.csv")
-    code = f"import sys\nfrom erckit.pipeline.cli import main\nmain(['score', {str(path)!r}, {str(gold)!r}])\n"
+    code = "import sys, erckit.pipeline.compare, erckit.pipeline.ablation, erckit.pipeline.sweep\n"
+    code += f"from erckit.pipeline.cli import main\nmain(['score', {str(path)!r}, {str(gold)!r}])\n"
     code += "sys.stderr.write(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stderr.split()) & {"torch", "transformers", "sklearn", "sentence_transformers", "faiss"}
