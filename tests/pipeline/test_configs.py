@@ -4,9 +4,11 @@ import ast
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from erckit.pipeline.config import Config, dump_config, load_config, shipped_configs
+from erckit.data.forms import FORMS
+from erckit.pipeline.config import Config, Data, dump_config, load_config, shipped_configs
 from erckit.prompts.wording import read_wording
 from pydantic import BaseModel
 
@@ -35,6 +37,10 @@ def test_every_shipped_configuration_parses_and_says_what_it_is_for(name, tmp_pa
 def test_no_shipped_configuration_is_an_oracle_unless_marked():
     """Gold recent emotions as the way to predict make every number an oracle's."""
     assert {load_config(name).prompts.recent_emotions for name in shipped_configs()} <= {"predicted", "none"}
+
+
+def test_every_form_of_a_corpus_can_be_asked_for():
+    assert get_args(Data.model_fields["form"].annotation) == ("auto", *FORMS)
 
 
 def test_every_key_is_read_by_code():
