@@ -21,6 +21,7 @@ from ..data.errors import DataError
 from ..data.files import hash_file, read_json
 from ..data.labels import LabelSet
 from ..data.speakers import SpeakerRegistry, rename_utterance
+from ..data.text import replace_halves
 from ..prompts.tasks import NOTHING_KNOWN, Knowledge, Task, build_trees
 from ..prompts.tokens import PieceTokenizer
 from ..prompts.tree import PromptTree, read_aloud
@@ -185,8 +186,12 @@ class Recognizer:
         )
 
     def spell(self, utterance: Utterance) -> Utterance:
-        """Return an utterance with the names that training has for its speakers, where it has them, each once."""
-        return rename_utterance(utterance, self.speakers.names)
+        """Return an utterance with the names that training has for its speakers, where it has them, each once.
+
+        What no tokenizer takes, half a character, is replaced.
+        """
+        names, text = tuple(map(replace_halves, utterance.speakers)), replace_halves(utterance.text)
+        return rename_utterance(replace(utterance, speakers=names, text=text), self.speakers.names)
 
     def plant(self, dialogue: Dialogue, task: Task, first: int = 0) -> Iterator[PromptTree]:
         """Yield the trees that ask about the turns of a dialogue from `first` on."""
