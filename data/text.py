@@ -39,12 +39,17 @@ def mend_line(line: bytes, source: str, repairs: Counter[str]) -> str:
 def mend(text: str, repairs: Counter[str]) -> str:
     """Undo mojibake and C1 control characters in one line, counting it in `repairs`; right text stays as it is.
 
-    Half an emoji (a lone surrogate, which JSON escapes can hold and no file can) becomes U+FFFD.
+    Half a character becomes U+FFFD (`replace_halves`).
     """
-    mended = text if text.isascii() else SURROGATES.sub("\ufffd", ftfy.fix_encoding(text))
+    mended = text if text.isascii() else replace_halves(ftfy.fix_encoding(text))
     if mended != text:
         repairs[MOJIBAKE] += 1
     return mended
+
+
+def replace_halves(text: str) -> str:
+    """Put U+FFFD for half an emoji: a lone surrogate, which JSON escapes can hold, and no file and no tokenizer can."""
+    return SURROGATES.sub("\ufffd", text)
 
 
 def one_line(text: str) -> str:

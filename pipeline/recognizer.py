@@ -18,6 +18,7 @@ import numpy as np
 from ..data.dialogue import Dialogue, Utterance
 from ..data.files import hash_file
 from ..data.speakers import SpeakerRegistry, rename_utterance
+from ..data.text import replace_halves
 from ..prompts.tasks import NOTHING_KNOWN, Knowledge, Task, build_trees
 from ..prompts.tokens import PieceTokenizer
 from ..prompts.tree import PromptTree, read_aloud
@@ -171,8 +172,12 @@ class Recognizer:
         )
 
     def spell(self, utterance: Utterance) -> Utterance:
-        """Return an utterance with the names that training has for its speakers, where it has them, each once."""
-        return rename_utterance(utterance, self.speakers.names)
+        """Return an utterance with the names that training has for its speakers, where it has them, each once.
+
+        What no tokenizer takes, half a character, is replaced.
+        """
+        names, text = tuple(map(replace_halves, utterance.speakers)), replace_halves(utterance.text)
+        return rename_utterance(replace(utterance, speakers=names, text=text), self.speakers.names)
 
     def plant(self, dialogue: Dialogue, task: Task, first: int = 0) -> Iterator[PromptTree]:
         """Yield the trees that ask about the turns of a dialogue from `first` on."""

@@ -13,6 +13,7 @@ from .tree import Branch, PromptTree, recent_emotions
 from .wording import Piece, Wording
 
 GAP = " [...] "
+LONGEST = 32  # characters a token: a text that has more of them is taken for too long without being tokenised
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ def build_trees(
     """Yield the prompt trees of a dialogue; together they have one branch for each turn in `asked` (ascending).
 
     A prompt for turn t is made from turns up to t alone. Where the token budget does not hold them all, the oldest
-    turns go, and an utterance longer than a quarter of it loses its middle; `losses` counts both.
+    turns go, and an utterance longer than a quarter of it (in tokens, or in characters, `LONGEST` to a token) loses
+    its middle; `losses` counts both.
     Raises DataError where the budget does not even hold one utterance and its question.
     """
     draft, shown = _Draft(dialogue, knowledge, task, losses), set[int]()
@@ -208,18 +210,19 @@ class _Draft:
         """Keep the texts in order while they fit the budget together, passing over and counting those that do not."""
         kept: list[str] = []
         for text in texts:
-            if self.task.tokens.count([Piece(" ".join([*kept, text]))]) <= budget:
+            if self._fits_into(budget, " ".join([*kept, text])):
                 kept.append(text)
         self.losses[what] += len(texts) - len(kept)
         return kept
 
     def _shorten(self, utterance: Utterance) -> str:
-        limit = self.task.max_tokens // 4
-        if self.task.tokens.count([Piece(utterance.text)]) <= limit:
-            return utterance.text
-        # The ends say most of what is felt.
         half, text = len(utterance.text) // 2, utterance.text
-        while half and self.task.tokens.count([Piece(text)]) > limit:
+        # The ends say most of what is felt.
+        while half and not self._fits_into(self.task.max_tokens // 4, text):
             half = half * 3 // 4
             text = utterance.text[:half] + GAP + utterance.text[len(utterance.text) - half :]
         return text
+
+    def _fits_into(self, budget: int, text: str) -> bool:
+        """Whether a text takes `budget` tokens at most; a megabyte is not read to find out that it does not."""
+        return len(text) <= LONGEST * budget and self.task.tokens.count([Piece(text)]) <= budget

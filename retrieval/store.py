@@ -1,214 +1,186 @@
-"""The FAISS store: facts, found by the meaning of their text, exactly."""
+"""The FAISS store: facts, found by the meaning of their text."""
 
-import hashlib
-import json
-from collections import defaultdict
-from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..data.errors import DataError
-from ..data.files import hash_file, read_json, replace_atomically, write_json
-from .profiles import Fact, read_facts, refuse_split, write_facts
+from ..data.files import parse_json_line
+from .blocks import CheckedFile, hash_blocks
+from .profiles import Fact, read_facts, refuse_split
+from .store_files import (
+    CODES,
+    FACTS,
+    INDEX,
+    ROWS,
+    read_sidecar,
+    read_tables,
+    remove_leftovers,
+    require,
+    seal,
+    write_index,
+)
 
-FORMAT = 1
-FACTS, INDEX, SIDECAR = "facts.jsonl", "index.faiss", "store.json"
 TIE = 1e-5  # cosines nearer than this may be equal: more than the rounding to 6 digits and the error of float32
-_REMEDY = "Run the profiles stage again."
 
 
 class ProfileStore:
-    """The facts of all speakers, each with the vector that finds it.
+    """The facts of all speakers, each with the vector that finds it, as `write_store` wrote them.
 
-    Vectors have length 1, so that their inner product is the cosine. Changes live in memory until `save`.
+    Vectors have length 1, so that their inner product is the cosine.
     """
 
-    def __init__(self, encoder_name: str, encoder_fingerprint: str, dimension: int, index: Any) -> None:
-        """Use `empty` or `load` instead. `index` is a FAISS index from row ids to vectors; a row holds a fact."""
-        self.encoder_name = encoder_name
-        self.encoder_fingerprint = encoder_fingerprint
-        self.dimension = dimension
-        self._index = index
-        self._facts: dict[int, Fact] = {}
-        self._rows: dict[str, int] = {}
-        self._rows_of: dict[int, set[int]] = defaultdict(set)
+    def __init__(self, folder: Path, sidecar: dict[str, Any], tables: dict[str, np.ndarray]) -> None:
+        """Use `load` instead."""
+        self.folder, self.dimension = folder, sidecar["dimension"]
+        self._sidecar, self._tables = sidecar, tables
+        self._files = {
+            name: CheckedFile(require(folder / name), size, tables[name]) for name, size in sidecar["bytes"].items()
+        }
 
     @classmethod
-    def empty(cls, encoder_name: str, encoder_fingerprint: str, dimension: int) -> "ProfileStore":
-        """A store without facts, for vectors of `dimension` components from the encoder named."""
-        import faiss
+    def load(cls, folder: Path, encoder_name: str, encoder_fingerprint: str, dimension: int) -> "ProfileStore":
+        """Open a store, for use with the encoder described.
 
-        index = faiss.IndexIDMap2(faiss.IndexFlatIP(dimension))
-        return cls(encoder_name, encoder_fingerprint, dimension, index)
+        The fingerprint decides whether it is the same encoder, the name is for messages: a model folder may move.
+        A small store is checked whole. A large one is mapped, and each block of it checked when it is first used:
+        opening it takes milliseconds, and nothing is used unchecked. Its codes are read and checked by the first
+        search over all, before FAISS, which is unsafe on damaged files, sees them. Hashes prove that the files belong
+        together, not who wrote them: load only what you trust.
+        Raises DataError for a missing or changed file, another format, encoder or dimension.
+        """
+        sidecar = read_sidecar(folder, encoder_name, encoder_fingerprint, dimension)
+        store = cls(folder, sidecar, read_tables(folder / ROWS, sidecar["sha256"]))
+        if CODES not in store._files:
+            for file in store._files.values():
+                file.read(0, len(file.bytes))
+        return store
 
     def __len__(self) -> int:
-        return len(self._facts)
+        return sum(self._sidecar["splits"].values())
 
     @property
     def speakers(self) -> tuple[int, ...]:
         """The ids of the speakers that have a fact, ascending."""
-        return tuple(sorted(self._rows_of))
+        return tuple(self._tables["speakers"].tolist())
 
     def facts_of(self, speaker: int) -> list[Fact]:
         """The facts of a speaker, in the order of their ids; none for a stranger."""
-        facts = (self._facts[row] for row in self._rows_of.get(speaker, ()))
-        return sorted(facts, key=lambda fact: fact.id)
-
-    def upsert(self, facts: Sequence[Fact], vectors: np.ndarray) -> None:
-        """Add facts with their vectors, shape (len(facts), dimension); a fact replaces the one with its id.
-
-        Where an id comes twice in `facts`, the last one counts.
-        """
-        vectors = np.asarray(vectors, dtype=np.float32)
-        assert vectors.shape == (len(facts), self.dimension), f"{len(facts)} facts, vectors of shape {vectors.shape}"
-        assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3), "vectors must have length 1"
-        places = {fact.id: place for place, fact in enumerate(facts)}
-        self._remove([self._rows[id] for id in places if id in self._rows])
-        first = max(self._facts, default=-1) + 1
-        rows = range(first, first + len(places))
-        for row, place in zip(rows, places.values(), strict=True):
-            self._place(row, facts[place])
-        self._index.add_with_ids(vectors[list(places.values())], np.array(rows, dtype=np.int64))
-
-    def delete_speaker(self, speaker: int) -> int:
-        """Remove all facts of a speaker; after the next `save` no file holds them either. Returns their number."""
-        rows = list(self._rows_of.get(speaker, ()))
-        self._remove(rows)
-        return len(rows)
+        return [self._fact(row) for row in self._rows_of(speaker)]
 
     def search(self, vector: np.ndarray, k: int, speaker: int | None = None) -> list[tuple[Fact, float]]:
         """Return the `k` facts nearest to `vector`, shape (dimension,), best first, each with its cosine.
 
         Of one speaker, or of all. Left out are general facts, which stand in the trunk already. Cosines are rounded to
-        6 digits; facts with equal ones come in the order of their ids.
+        6 digits; facts with equal ones come in the order of their ids. All of this is exact, but for one thing: over
+        all of a large store a few of the `k` may be missed, and the next best come in their place.
         """
-        rows = self._facts if speaker is None else self._rows_of.get(speaker, ())
-        candidates = [row for row in rows if not self._facts[row].general]
-        if k < 1 or not candidates:
-            return []
         query = np.asarray(vector, dtype=np.float32).reshape(self.dimension)
-        rows = self._find_rows(query, k, candidates)
+        if speaker is None:
+            rows = self._find_candidates(query, k)
+        else:
+            rows = np.array([row for row in self._rows_of(speaker) if self._tables["searched"][row]], dtype=np.int64)
+        if k < 1 or not len(rows):
+            return []
         # The float32 scores of FAISS differ with its kernels, so from machine to machine: enough to reorder near ties.
-        vectors = self._index.reconstruct_batch(rows).astype(np.float64)
-        cosines = (vectors @ query.astype(np.float64)).round(6).tolist()
-        found = [(self._facts[row], cosine) for row, cosine in zip(rows.tolist(), cosines, strict=True)]
+        cosines = (self._vectors(rows).astype(np.float64) @ query.astype(np.float64)).round(6)
+        good = cosines >= np.sort(cosines)[-k:][0]
+        found = [(self._fact(row), cosine) for row, cosine in zip(rows[good], cosines[good].tolist(), strict=True)]
         return sorted(found, key=lambda pair: (-pair[1], pair[0].id))[:k]
 
     def refuse_split(self, split: str) -> None:
         """Raise DataError naming a fact that draws on `split`, where there is one."""
-        refuse_split(list(self._facts.values()), split)
+        if self._sidecar["splits"].get(split):
+            refuse_split(read_facts(self.folder / FACTS), split)
 
-    def save(self, folder: Path) -> None:
-        """Write facts.jsonl, index.faiss and store.json, the sidecar with their hashes.
+    def delete_speaker(self, speaker: int) -> int:
+        """Erase all facts of a speaker, from the files too. Returns their number.
 
-        The sidecar comes last: a save that dies half-way leaves the store of before, or one that `load` refuses.
+        Lines and vectors are blanked where they stand, so that it takes no longer in a larger store, but for the
+        codes, which are written anew. What dies half-way leaves a store of which the blocks in question are refused.
         """
+        facts, rows, tables = self.facts_of(speaker), self._rows_of(speaker), self._tables
+        if not facts:
+            return 0
+        remove_leftovers(self.folder)
+        if CODES in self._files:
+            self._delete_codes(rows)
+        start, stop = tables["lines"][[rows.start, rows.stop]].tolist()
+        lines = self._files[FACTS].read(start, stop)
+        self._files[FACTS].overwrite(start, np.where(lines == ord("\n"), lines, ord(" ")).astype(np.uint8))
+        zeros = np.zeros((len(rows), self.dimension), np.float32)
+        self._files[INDEX].overwrite(self._place_of(rows.start), zeros.view(np.uint8).ravel())
+        place = np.searchsorted(tables["speakers"], speaker)
+        for name in ("speakers", "first", "last"):
+            tables[name] = np.delete(tables[name], place)
+        tables["searched"][rows.start : rows.stop] = False
+        for fact in facts:
+            self._sidecar["splits"][fact.split] -= 1
+        tables |= {name: file.hashes for name, file in self._files.items()}
+        seal(self.folder, self._sidecar, tables, list(self._files))
+        self.__dict__.pop("_searched", None)
+        self.__dict__.pop("_overview", None)
+        return len(facts)
+
+    def _rows_of(self, speaker: int) -> range:
+        place = int(np.searchsorted(self._tables["speakers"], speaker))
+        if place == len(self._tables["speakers"]) or self._tables["speakers"][place] != speaker:
+            return range(0)
+        return range(int(self._tables["first"][place]), int(self._tables["last"][place]))
+
+    def _fact(self, row: int) -> Fact:
+        start, stop = self._tables["lines"][row : row + 2].tolist()
+        line, source = self._files[FACTS].read(start, stop), f"{self.folder / FACTS}:{row + 1}"
+        return Fact.from_record(parse_json_line(line.tobytes().decode(), source), source)
+
+    def _vectors(self, rows: np.ndarray) -> np.ndarray:
+        file, length = self._files[INDEX], 4 * self.dimension
+        file.check((self._place_of(rows)).tolist(), length)
+        return file.bytes[self._place_of(0) :].view(np.float32).reshape(-1, self.dimension)[rows]
+
+    def _place_of(self, row: Any) -> Any:
+        """Return where in a flat index of FAISS the vector of a row begins: they are the last thing in the file."""
+        rows = len(self._tables["lines"]) - 1
+        return self._sidecar["bytes"][INDEX] - 4 * self.dimension * (rows - row)
+
+    def _find_candidates(self, query: np.ndarray, k: int) -> np.ndarray:
+        """The searched rows among which are the `k` nearest to the query, and all that are tied with the last."""
+        total, reach = len(self._searched), k
+        while total and k > 0:
+            large = CODES in self._files
+            reach = min(20 * k + 200 if large else 2 * reach + 8, total)
+            scores, places = self._overview.search(query[None], reach)
+            if large or reach == total or scores[0, -1] < scores[0, k - 1] - TIE:
+                return self._searched[places[0]]
+        return self._searched[:0]
+
+    @cached_property
+    def _searched(self) -> np.ndarray:
+        """The rows that a search over all may find, ascending."""
+        return np.flatnonzero(self._tables["searched"])
+
+    @cached_property
+    def _overview(self) -> Any:
+        """A FAISS index of the searched rows, in their order."""
         import faiss
 
-        for stale in (path for name in (FACTS, INDEX, SIDECAR) for path in folder.glob(f".{name}.*")):
-            stale.unlink()  # left by a killed save; it may hold facts of a speaker deleted since
-        rows = sorted(self._facts)
-        write_facts(folder / FACTS, (self._facts[row] for row in rows))
-        with replace_atomically(folder / INDEX) as temporary:
-            faiss.write_index(self._index, str(temporary))
-        sidecar = {
-            "format": FORMAT,
-            "metric": "inner_product",
-            "encoder": {"name": self.encoder_name, "fingerprint": self.encoder_fingerprint},
-            "dimension": self.dimension,
-            "count": len(rows),
-            "rows": {str(row): self._facts[row].id for row in rows},
-            "sha256": {name: hash_file(folder / name) for name in (FACTS, INDEX)},
-        }
-        write_json(folder / SIDECAR, sidecar | {"sidecar_sha256": _hash_record(sidecar)})
+        if CODES in self._files:
+            return faiss.IndexPQFastScan(self._read_codes())
+        index = faiss.IndexFlatIP(self.dimension)
+        index.add(self._vectors(self._searched))
+        return index
 
-    @classmethod
-    def load(cls, folder: Path, encoder_name: str, encoder_fingerprint: str, dimension: int) -> "ProfileStore":
-        """Read the store that `save` wrote, for use with the encoder described.
-
-        The fingerprint decides whether it is the same encoder, the name is for messages: a model folder may move.
-        All hashes are checked before FAISS, which is unsafe on damaged files, reads the index. They prove that the
-        files belong together, not who wrote them: load only what you trust.
-        Raises DataError for a missing or changed file, another format, encoder or dimension.
-        """
+    def _read_codes(self) -> Any:
         import faiss
 
-        sidecar = _read_sidecar(folder)
-        _check_sidecar(folder / SIDECAR, sidecar, encoder_name, encoder_fingerprint, dimension)
-        for name in (FACTS, INDEX):
-            _require(folder / name)
-            _expect(folder / name, "sha256", found=hash_file(folder / name), expected=sidecar["sha256"][name])
-        store = cls(encoder_name, encoder_fingerprint, dimension, faiss.read_index(str(folder / INDEX)))
-        facts = read_facts(folder / FACTS)
-        _expect(folder / FACTS, "fact ids", found=[fact.id for fact in facts], expected=list(sidecar["rows"].values()))
-        for row, fact in zip(sidecar["rows"], facts, strict=True):
-            store._place(int(row), fact)
-        return store
+        file = self._files[CODES]
+        return faiss.deserialize_index(file.read(0, len(file.bytes)))
 
-    def _place(self, row: int, fact: Fact) -> None:
-        self._facts[row] = fact
-        self._rows[fact.id] = row
-        self._rows_of[fact.speaker].add(row)
-
-    def _remove(self, rows: Sequence[int]) -> None:
-        if not rows:
-            return
-        self._index.remove_ids(np.array(rows, dtype=np.int64))
-        for row in rows:
-            fact = self._facts.pop(row)
-            del self._rows[fact.id]
-            self._rows_of[fact.speaker].remove(row)
-            if not self._rows_of[fact.speaker]:
-                del self._rows_of[fact.speaker]
-
-    def _find_rows(self, query: np.ndarray, k: int, candidates: list[int]) -> np.ndarray:
-        """The candidate rows among which are the `k` nearest to the query, and all that are tied with the last."""
+    def _delete_codes(self, rows: range) -> None:
         import faiss
 
-        selector = faiss.IDSelectorBatch(np.array(candidates, dtype=np.int64))
-        parameters = faiss.SearchParameters(sel=selector)  # pyright: ignore[reportCallIssue]
-        reach = k
-        while True:
-            reach = min(2 * reach + 8, len(candidates))
-            scores, rows = self._index.search(query[None], reach, params=parameters)
-            if reach == len(candidates) or scores[0, -1] < scores[0, k - 1] - TIE:
-                return rows[0]
-
-
-def _read_sidecar(folder: Path) -> dict[str, Any]:
-    path = folder / SIDECAR
-    _require(path)
-    sidecar = read_json(path)
-    if not isinstance(sidecar, dict):
-        raise DataError(f"{path}: expected a JSON object, found {sidecar!r:.80}. {_REMEDY}")
-    return sidecar
-
-
-def _check_sidecar(path: Path, sidecar: dict[str, Any], name: str, fingerprint: str, dimension: int) -> None:
-    # The format first: another one may well hash itself in another way.
-    _expect(path, "format", found=sidecar.get("format"), expected=FORMAT)
-    found = sidecar.pop("sidecar_sha256", None)
-    _expect(path, "sha256 of its own content", found=found, expected=_hash_record(sidecar))
-    encoder = sidecar["encoder"]
-    if encoder["fingerprint"] != fingerprint:
-        raise DataError(
-            f"{path}: the store was made with the encoder {encoder['name']!r} (fingerprint {encoder['fingerprint']}), "
-            f"expected {name!r} ({fingerprint}). Name that encoder in the config, or run the profiles stage again."
-        )
-    _expect(path, "dimension", found=sidecar["dimension"], expected=dimension)
-
-
-def _require(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; a profile store has {FACTS}, {INDEX} and {SIDECAR}. {_REMEDY}")
-
-
-def _expect(path: Path, what: str, found: Any, expected: Any) -> None:
-    if found != expected:
-        raise DataError(f"{path}: {what}: found {found!r:.80}, expected {expected!r:.80}. {_REMEDY}")
-
-
-def _hash_record(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        codes, path = self._read_codes(), self.folder / CODES
+        codes.remove_ids(faiss.IDSelectorRange(*np.searchsorted(self._searched, (rows.start, rows.stop)).tolist()))
+        write_index(path, codes)
+        self._files[CODES] = CheckedFile(path, path.stat().st_size, hash_blocks(path))

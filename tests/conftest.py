@@ -32,6 +32,11 @@ You are a helpful assistant.<|im_end|>
 {% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}""",
     "phi3": """{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}\
 {% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}""",
+    "gemma": """{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else \
+m['role']) + '\n' + m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}""",
+    "mistral": """{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}\
+{{ '[INST] ' + m['content'] + '[/INST]' }}{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}""",
 }
 SPECIAL_TOKENS = {
     "qwen2": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "extra_special_tokens": ["<|im_start|>"]},
@@ -47,6 +52,19 @@ SPECIAL_TOKENS = {
         "unk_token": "<unk>",
         "pad_token": "<|placeholder1|>",
         "extra_special_tokens": ["</s>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
+    },
+    "gemma": {
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "extra_special_tokens": ["<start_of_turn>", "<end_of_turn>"],
+    },
+    "mistral": {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "extra_special_tokens": ["[INST]", "[/INST]"],
     },
 }
 
@@ -64,9 +82,10 @@ def real_data() -> Path:
 def tiny_tokenizer() -> Callable[[str], Any]:
     """A function from a kind to a tokenizer of some 600 tokens with its chat template.
 
-    "qwen2" is byte-level BPE without a first token, "llama" is byte-level BPE with one, as Llama 3, and "phi3" writes
-    blanks as "▁" and falls back to bytes, as SentencePiece does for Llama 2 and Phi-3. "embedded" is the WordPiece
-    tokenizer of the embedded model, whole.
+    "qwen2" is byte-level BPE without a first token, "llama" is byte-level BPE with one, as Llama 3. "phi3", "mistral"
+    and "gemma" write blanks as "▁" and fall back to bytes, as SentencePiece does: "phi3" puts one before a text,
+    "mistral" after every control token too, "gemma" nowhere. "embedded" is the WordPiece tokenizer of the embedded
+    model, whole.
     """
     return cache(_make_tokenizer)
 
@@ -85,12 +104,13 @@ def _make_tokenizer(kind: str) -> Any:
 
 
 def _train_tokenizer(kind: str) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     special = [token for value in SPECIAL_TOKENS[kind].values() for token in ([value] if value[0] == "<" else value)]
-    if kind == "phi3":
-        pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-        spaced = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    if kind in ("phi3", "gemma", "mistral"):
+        pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never" if kind == "gemma" else "first")
+        spaced = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        spaced += [] if kind == "gemma" else [decoders.Strip(" ", 1, 0)]
         decoder, alphabet, spare = decoders.Sequence(spaced), [], [f"<0x{byte:02X}>" for byte in range(256)]
     else:
         pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -106,7 +126,12 @@ def _train_tokenizer(kind: str) -> Any:
     learned = json.loads(learner.to_str())["model"]
     merges = [tuple(merge) for merge in learned["merges"]]
     tokenizer = Tokenizer(models.BPE(learned["vocab"], merges, byte_fallback=bool(spare)))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizer, decoder
+    tokenizer.decoder = decoder
+    if kind in ("gemma", "mistral"):  # as these two do it: the whole text is one word, with blanks written otherwise
+        blanks = [normalizers.Replace(" ", "▁")]
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁")] * (kind == "mistral") + blanks)
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizer
     if bos := SPECIAL_TOKENS[kind].get("bos_token"):
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]

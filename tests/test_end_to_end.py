@@ -19,7 +19,7 @@ SPLITS, ASKED, SYSTEMS = ("train", "dev", "test"), ("dev", "test"), ("majority",
 WORDING = {f"wording/{name}.txt" for name in FIELDS}
 WRITTEN = {
     "ingest": {*(f"dialogues.{split}.jsonl" for split in SPLITS), "speakers.json", "labels.json", "corpus.json"},
-    "profiles": {"facts.jsonl", "index.faiss", "store.json", "vectors.train.npy"},
+    "profiles": {"facts.jsonl", "index.faiss", "rows.npz", "store.json", "vectors.train.npy"},
     "prompts": {
         *(f"{split}.jsonl" for split in SPLITS),
         *(f"export/{split}.{form}.jsonl" for split in SPLITS for form in ("completions", "messages")),

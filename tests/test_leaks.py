@@ -21,7 +21,7 @@ from erckit.pipeline.stages import ingest, predict, profiles, prompts
 from erckit.prompts.tree import Branch, PromptTree, read_aloud, unroll
 from erckit.retrieval.encoder import SentenceEncoder
 from erckit.retrieval.profiles import Fact, read_facts, write_facts
-from erckit.retrieval.store import ProfileStore
+from erckit.retrieval.store_files import write_store
 
 pytestmark = pytest.mark.usefixtures("remembering_encoder")
 
@@ -217,10 +217,11 @@ def test_prompts_refuse_a_store_that_knows_the_split(sample, tmp_path, split):
     few = {name: dialogues[:4] for name, dialogues in sample.dialogues.items()}
     config, run = make_prompts(replace(sample, dialogues=few), tmp_path, WINDOW)
     encoder = SentenceEncoder()
-    store = ProfileStore.load(run.path("profiles"), encoder.name, encoder.fingerprint, encoder.dimension)
-    leaked = a_fact_from(split, read_facts(run.path("profiles", "facts.jsonl"))[0])
-    store.upsert([leaked], encoder.encode([leaked.search_text]))
-    store.save(run.path("profiles"))
+    facts = read_facts(run.path("profiles", "facts.jsonl"))
+    leaked = a_fact_from(split, facts[0])
+    vectors = encoder.encode([fact.search_text for fact in (*facts, leaked)])
+    about = (encoder.name, encoder.fingerprint, encoder.dimension)
+    write_store(run.path("profiles"), *about, [([*facts, leaked], vectors)])
 
     with pytest.raises(DataError, match=f"^{re.escape(refusal(split, leaked.id))}"):
         prompts.run(config, run)

@@ -8,7 +8,7 @@ from ...data.dialogue import Dialogue
 from ...data.files import replace_atomically
 from ...retrieval.biographer import StatisticalBiographer
 from ...retrieval.encoder import SentenceEncoder
-from ...retrieval.store import ProfileStore
+from ...retrieval.store_files import FORMAT, write_store
 from ..artefacts import load_dialogues, load_labels, load_speakers
 from ..config import Config
 from ..console import progress
@@ -26,15 +26,14 @@ def run(config: Config, run: Run) -> str:
     biographer = build_biographer(config, run, encoder, dialogues, vectors)
     seen = [speaker.name for speaker in load_speakers(run) if speaker.seen]
     facts = [fact for name in progress(seen, len(seen), "biographies") for fact in biographer.write_facts(name)]
-    store = ProfileStore.empty(encoder.name, encoder.fingerprint, encoder.dimension)
-    store.upsert(facts, encoder.encode([fact.search_text for fact in facts]))
-    store.save(run.path("profiles"))
-    return f"{len(facts):,} facts about {len(store.speakers)} speakers"
+    found_by = encoder.encode([fact.search_text for fact in facts])
+    write_store(run.path("profiles"), encoder.name, encoder.fingerprint, encoder.dimension, [(facts, found_by)])
+    return f"{len(facts):,} facts about {len({fact.speaker for fact in facts})} speakers"
 
 
 def fingerprint(config: Config) -> str:
-    """The encoder's weights decide too, whatever folder they come from."""
-    return SentenceEncoder(config.profiles.encoder).fingerprint
+    """The encoder's weights decide too, whatever folder they come from, and the form of the store."""
+    return f"{SentenceEncoder(config.profiles.encoder).fingerprint} {FORMAT}"
 
 
 def load_vectors(run: Run, split: str, dialogues: Sequence[Dialogue], encoder: SentenceEncoder) -> np.ndarray:

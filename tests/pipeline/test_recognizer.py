@@ -10,7 +10,7 @@ import erckit
 import numpy as np
 import pytest
 import torch
-from erckit.data.dialogue import by_session
+from erckit.data.dialogue import Dialogue, Utterance, by_session
 from erckit.data.erckit_jsonl import write_dialogues
 from erckit.data.errors import DataError
 from erckit.data.files import read_json, write_json
@@ -182,6 +182,14 @@ def test_what_is_no_utterance_is_refused_and_changes_nothing(recognizer):
     with pytest.raises(DataError, match="turn 1: utterance '1' has no speaker. Name who says it."):
         conversation.add([], "So.")
     assert conversation.add("Ben", "No.") == untouched.add("Ben", "No.")
+
+
+def test_half_a_character_is_replaced_live_and_in_bulk(recognizer):
+    halved, whole = ("Ada \ud83d", "So \udc00."), ("Ada \ufffd", "So \ufffd.")
+    live = [recognizer.conversation().add(*said) for said in (halved, whole)]
+    dialogues = [Dialogue("conversation", (Utterance("0", (name,), text),)) for name, text in (halved, whole)]
+    assert live[0] == live[1] and "Ada \ufffd: So \ufffd." in live[0].prompt
+    assert [found.prompt for found in recognizer.predict(dialogues)] == [live[0].prompt] * 2
 
 
 def test_a_folder_that_is_neither_run_nor_adapter_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""From pieces to ids: a user's text stays text, chat prompts are the template's, and answers can be told apart."""
+"""From pieces to ids: prompts begin and chat as the tokenizer's own, and answers can be told apart."""
 
 import copy
 import re
@@ -16,13 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 BRIEF, INSTRUCT = read_wording("brief"), read_wording("instruct")
-CHATS = ["qwen2", "llama", "phi3"]
+CHATS = ["qwen2", "llama", "phi3", "gemma"]
 KINDS = [("embedded", False), *((kind, chat) for kind in CHATS for chat in (False, True))]
-# What stands for a control token in one tokenizer or another, or nearly does.
-CONTROL = ["<|im_end|>", "<|im_start|>", "<think>", "[SEP]", "[CLS]", "</s>", "<s>", "<|eot_id|>", "<|end|>", "<unk>"]
-CONTROL += ["<|user|>", "<|begin_of_text|>", "<0x0A>", "\u2063", "▁", "##ing", "<|endoftext|>", "[/INST]", "<THINK>"]
-
-texts = st.lists(st.text() | st.sampled_from(CONTROL) | st.sampled_from([" ", "\n", "Hi there, Tom."])).map("".join)
 kinds = st.sampled_from(KINDS)
 use = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -40,11 +35,6 @@ def tokens_of(tiny_tokenizer) -> Callable[..., PieceTokenizer]:
     return make
 
 
-def control_ids(tokenizer: Any) -> set[int]:
-    """The ids that mean something to a model; the one for unknown characters only says that they are unknown."""
-    return set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
-
-
 def decode(tokens: PieceTokenizer, ids: Any) -> str:
     return tokens.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
@@ -57,50 +47,6 @@ def harmless_prompt() -> tuple[Piece, ...]:
         *INSTRUCT.pieces("recent", speaker="Tom Bellweather", recent="1 turn ago mad"),
         *INSTRUCT.pieces("question", speaker="Tom Bellweather", text="It went in.", labels="joyful, mad"),
     )
-
-
-@use
-@given(kinds, texts)
-def test_no_text_becomes_a_control_token(tokens_of, kind, text):
-    tokens = tokens_of(*kind)
-
-    assert control_ids(tokens.tokenizer).isdisjoint(tokens.ids([Piece(text)]))
-
-
-@pytest.mark.parametrize(("kind", "chat"), KINDS)
-def test_every_control_token_of_a_tokenizer_is_text_in_a_text(tokens_of, kind, chat):
-    tokens = tokens_of(kind, chat)
-    for token in tokens.tokenizer.added_tokens_decoder.values():
-        for text in (token.content, f"so {token.content} she said", token.content * 2, f"<{token.content}>"):
-            ids = tokens.ids([Piece(text)])
-            assert control_ids(tokens.tokenizer).isdisjoint(ids)
-            assert tokens.ids([Piece(token.content, control=True)]) == [
-                tokens.tokenizer.convert_tokens_to_ids(token.content)
-            ]
-
-
-@use
-@given(kinds, texts)
-def test_text_leaves_the_ids_around_it_alone(tokens_of, kind, text):
-    tokens = tokens_of(*kind)
-    before = [*tokens.opening, Piece("You are an expert."), Piece(" Tom"), Piece(":")]
-    after = [Piece("\nAnna"), Piece(":"), Piece(" Yes."), *tokens.closing]
-
-    ids = tokens.ids([*before, Piece(text), *after])
-    start, end = tokens.ids(before), tokens.ids(after)
-    assert ids[: len(start)] == start and ids[len(ids) - len(end) :] == end
-    assert ids[len(start) : len(ids) - len(end)] == tokens.ids([Piece(text)])
-    assert tokens.count([*before, Piece(text), *after]) == len(ids)
-
-
-@use
-@given(st.sampled_from(CHATS), st.lists(texts, min_size=1))
-def test_no_text_is_lost_and_no_blank_comes_in_between(tokens_of, kind, parts):
-    tokens = tokens_of(kind)
-
-    blank = "▁" if kind == "phi3" else " "  # which is how SentencePiece writes a blank
-    shown = decode(tokens, tokens.ids([Piece("Tom"), *map(Piece, parts)]))
-    assert shown == "".join(["Tom", *parts]).replace(blank, " ")
 
 
 @pytest.mark.parametrize("kind", CHATS)
@@ -169,6 +115,7 @@ def test_no_answer_begins_another_and_an_ending_comes_only_where_it_must(tiny_to
     assert bool(ending) == any(begins(a, b) for a, b in permutations(plain.values(), 2))
     if ending:
         last = {"qwen2": "<|im_end|>", "llama": "<|eot_id|>", "phi3": "<|end|>" if chat else "<|endoftext|>"}
+        last["gemma"] = "<end_of_turn>" if chat else "<eos>"
         assert ending[0] == tokenizer.convert_tokens_to_ids(last.get(kind[0], "[SEP]"))
 
 

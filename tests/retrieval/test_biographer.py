@@ -12,6 +12,7 @@ from erckit.data.labels import LabelSet
 from erckit.data.speakers import SpeakerRegistry, identify_speakers
 from erckit.retrieval.biographer import FEWEST, StatisticalBiographer
 from erckit.retrieval.store import ProfileStore
+from erckit.retrieval.store_files import write_store
 
 LABELS = LabelSet(("joyful", "mad", "neutral", "sad"))
 # Nothing here depends on what vectors mean, so they are drawn.
@@ -79,13 +80,12 @@ def test_leaving_a_dialogue_out_equals_never_having_read_it(sample, train, vecto
     assert told > 50  # it does matter what is left out
 
 
-def test_the_store_finds_what_the_biographer_finds_with_nothing_left_out(sample, train, vectors, biographer):
+def test_the_store_finds_what_the_biographer_finds_with_nothing_left_out(sample, train, vectors, biographer, tmp_path):
     rows = {u.id: row for row, u in enumerate(u for dialogue in train for u in dialogue.utterances)}
-    store = ProfileStore.empty("drawn", "print-of-drawn", DIMENSION)
-    for speaker in sample[1]:
-        facts = biographer.write_facts(speaker.name)
-        found_by = [vectors[rows[fact.utterances[0]]] if fact.utterances else vectors[0] for fact in facts]
-        store.upsert(facts, np.array(found_by, dtype=np.float32).reshape(-1, DIMENSION))
+    facts = [fact for speaker in sample[1] for fact in biographer.write_facts(speaker.name)]
+    found_by = [vectors[rows[fact.utterances[0]]] if fact.utterances else vectors[0] for fact in facts]
+    write_store(tmp_path, "drawn", "print-of-drawn", DIMENSION, [(facts, np.array(found_by))])
+    store = ProfileStore.load(tmp_path, "drawn", "print-of-drawn", DIMENSION)
 
     assert len(store) > 100
     for speaker in sample[1]:
