@@ -56,7 +56,7 @@ class CheckedFile:
         self._checked[block] = True
 
     def _hash_block(self, block: int) -> bytes:
-        return hashlib.sha256(self.bytes[block * BLOCK : (block + 1) * BLOCK]).digest()
+        return hashlib.sha256(self.bytes[block * BLOCK : (block + 1) * BLOCK].data).digest()
 
 
 def hash_blocks(path: Path) -> np.ndarray:

@@ -109,7 +109,7 @@ def write_index(path: Path, index: Any) -> None:
 
     # Through a file of Python: FAISS itself does not tell when the disk is full.
     with replace_atomically(path) as temporary, temporary.open("wb") as file:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 
 
 def seal(folder: Path, sidecar: dict[str, Any], tables: dict[str, Any], names: Sequence[str]) -> None:
