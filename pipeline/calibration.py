@@ -33,7 +33,7 @@ def measure_calibration(
     distance = np.square(probabilities - np.eye(len(labels))[gold]).sum(axis=1)
 
     places = {dialogue: place for place, dialogue in enumerate(dict.fromkeys(one.dialogue for one in labelled))}
-    dialogues = [places[one.dialogue] for one in labelled]
+    dialogues = np.array([places[one.dialogue] for one in labelled])
     # Of each dialogue and bin: the utterances, and the sums of confidence, of right answers and of squared distance.
     sums = np.zeros((len(places), BINS, 4))
     measured = np.stack([np.ones_like(confidence), confidence, gold == answered, distance], axis=1)
@@ -44,7 +44,7 @@ def measure_calibration(
         "ece_interval": interval(_expected_error(drawn)),
         "brier": float(_brier_score(whole)),
         "brier_interval": interval(_brier_score(drawn)),
-        "bins": [_describe_bin(whole[place], drawn[:, place], edges[place]) for place in np.unique(bins)],
+        "bins": [_describe_bin(whole[bin], drawn[:, bin], float(edges[bin])) for bin in np.unique(bins)],
     }
 
 
@@ -61,7 +61,7 @@ def _describe_bin(whole: np.ndarray, drawn: np.ndarray, edge: float) -> dict[str
     """Return what a bin holds, of sums of shape (4,), with the noise of its accuracy, of shape (resamples, 4)."""
     drawn = keep_occurring(drawn, whole)
     return {
-        "from": round(100 * float(edge), 2),
+        "from": round(100 * edge, 2),
         "utterances": int(whole[0]),
         "confidence": 100 * float(whole[1] / whole[0]),
         "accuracy": 100 * float(whole[2] / whole[0]),

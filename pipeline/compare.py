@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..data.errors import DataError
-from ..data.files import read_json, replace_atomically, write_json
+from ..data.files import read_json, write_json, write_text
 from ..data.labels import LabelSet
 from .artefacts import load_labels
 from .config import load_config
@@ -83,8 +83,7 @@ def compare_runs(folder_a: Path, folder_b: Path, split: str) -> dict[str, Any]:
 
 def write_comparison(folder: Path, findings: Mapping[str, Any]) -> None:
     write_json(folder / "compare.json", findings)
-    with replace_atomically(folder / "compare.md") as temporary:
-        temporary.write_text(describe_comparison(findings), encoding="utf-8")
+    write_text(folder / "compare.md", describe_comparison(findings))
 
 
 def describe_comparison(findings: Mapping[str, Any]) -> str:
@@ -125,7 +124,7 @@ def describe_comparison(findings: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"{findings['split']}: {findings['utterances']:,} utterances in {findings['dialogues']:,} dialogues\n",
-            *["".join(who)],
+            "".join(who),
             write_table(["score", "A", "B", "B - A, 95 % interval", "p"], scores),
             f"Whose answers are right{', on average over seeds' if several else ''}:\n",
             write_table(["gold", "both", "A alone", "B alone", "neither"], right),
@@ -175,7 +174,8 @@ def measure_difference(a: np.ndarray, b: np.ndarray, resamples: int, seed: int) 
     drawn = [resample(counts, resamples, seed) for counts in (a, b)]
     # A dialogue is swapped with all seeds; those of the run with fewer are repeated, which leaves its mean as it is.
     seeds = lcm(a.shape[1], b.shape[1])
-    swapped = swap(*(np.tile(counts, (1, seeds // counts.shape[1], 1, 1)) for counts in (a, b)), resamples, seed)
+    many_a, many_b = (np.tile(counts, (1, seeds // counts.shape[1], 1, 1)) for counts in (a, b))
+    swapped = swap(many_a, many_b, resamples, seed)
     measured = {}
     for name, score in SCORES.items():
         of_a, of_b = (score(counts.sum(axis=0)) for counts in (a, b))
