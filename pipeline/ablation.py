@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.files import read_json, read_json_lines, replace_atomically, write_json
+from ..data.files import read_json, read_json_lines, write_json, write_text
 from .config import load_config
 from .experiments import load_variants, make_variants, write_override
 from .manifest import MANIFEST
@@ -96,8 +96,7 @@ def ablate(
     for name, one in runs.items():
         rows.append(_measure(name, one, rows[0] if rows else None, draw(one) - base))
     write_json(run.folder / "ablation" / f"{table}.json", [asdict(row) for row in rows])
-    with replace_atomically(run.folder / "ablation" / f"{table}.md") as temporary:
-        temporary.write_text(describe_rows(rows), encoding="utf-8")
+    write_text(run.folder / "ablation" / f"{table}.md", describe_rows(rows))
     return rows
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import __version__
 from ..data.errors import DataError
-from ..data.files import hash_file, read_json, replace_atomically, write_json
+from ..data.files import hash_file, read_json, write_json, write_text
 from .config import Config, dump_config
 from .console import format_memory, format_seconds, say
 from .manifest import MANIFEST, STARTED, begin_folder, explain_difference, key_of, list_outputs, recorded_outputs
@@ -94,8 +94,7 @@ def run_stages(config: Config, run: Run, first: str = next(iter(STAGES)), last: 
                         f"{_label(name, one)} is not up to date ({found.reason}), and {first} builds on it. "
                         "Use `erckit run` without --from, which brings it up to date first."
                     )
-        with replace_atomically(run.folder / "config.yaml") as temporary:
-            temporary.write_text(dump_config(config), encoding="utf-8")
+        write_text(run.folder / "config.yaml", dump_config(config))
         for name in names:
             for one in _runs(name, run):
                 run_stage(name, config, one)

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..data.files import replace_atomically, write_json
+from ..data.files import write_json, write_text
 from .config import Config, dump_config, load_config
 from .experiments import SHARED, load_variants, make_variants, name_folder, write_override
 from .metrics import deviate, interval, resample, weighted_f1
@@ -125,5 +125,4 @@ def _write(folder: Path, table: str, rows: Sequence[Row], chosen: Config) -> Non
     write_json(folder / f"{table}.json", [asdict(row) for row in rows])
     texts = {f"{table}.md": describe_rows(rows), f"{table}.chosen.yaml": head + dump_config(chosen)}
     for name, text in texts.items():
-        with replace_atomically(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...data.files import read_json, read_json_lines, replace_atomically
+from ...data.files import read_json, read_json_lines, write_text
 from ...retrieval.profiles import read_facts
 from ..artefacts import load_dialogues, load_labels, load_speakers
 from ..config import Config, dump_config
@@ -34,8 +34,7 @@ VERDICTS = (
 def run(config: Config, run: Run) -> str:
     path = run.path("report", "index.html")
     text = page.render_page(collect_findings(config, run))
-    with replace_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return f"the page {path}"
 
 

@@ -48,18 +48,23 @@ def test_a_sweep_chooses_on_dev_and_never_answers_test(begin, tiny_config, capsy
     trained = [path.read_bytes() for path in home.glob("*/seed-1/train/manifest.json")]
     assert len(set(trained)) == 2  # with its time of day: what only answers differ in shares a training
     before = {path: path.stat().st_mtime_ns for path in run.folder.rglob(MANIFEST)}
-    assert sweep(str(tiny_config), ["predict.oracle=true"], run, GRID, "grid") == rows
+    table, options = run.folder / "grid.yaml", ["--set", "predict.oracle=true", "--seeds", "2"]
+    table.write_text("train.learning_rate: [1e-4, 0.02]\npredict.conversations: [1, 4]\n")
+    capsys.readouterr()
+    assert main(["sweep", str(tiny_config), str(table), "--runs", str(run.folder.parent), *options]) == 0
+    printed = capsys.readouterr().out
+    command = f"erckit run {home}/grid.chosen.yaml --runs {home} --seeds 2"
+    assert printed.endswith(f"{describe_rows(rows)}\nTest with the best: {command}\n")
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob(MANIFEST)} == before
 
     chosen = load_config(str(home / "grid.chosen.yaml"))
     assert (chosen.train.learning_rate, chosen.predict.conversations) == found[0]
     assert chosen.predict.test and chosen.predict.oracle and chosen.prompts == load_config(str(tiny_config)).prompts
-    command = ["run", str(home / "grid.chosen.yaml"), "--runs", str(home), "--to", "evaluate"]
-    capsys.readouterr()
-    assert main([*command, "--set", "predict.test=false"]) == 0  # who never looks at test can evaluate dev
+    chosen_run = ["run", str(home / "grid.chosen.yaml"), "--runs", str(home), "--to", "evaluate"]
+    assert main([*chosen_run, "--set", "predict.test=false"]) == 0  # who never looks at test can evaluate dev
     assert re.search(r"^evaluate: dev W-F1 [\d.]+ \[", capsys.readouterr().out, flags=re.MULTILINE)
     assert read_json(home / chosen.name / "seed-1" / "evaluate" / "metrics.json")["splits"].keys() == {"dev"}
-    assert main([*command, "--seeds", "2"]) == 0
+    assert main([*chosen_run, "--seeds", "2"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert {"train (seed 1): up to date", "train (seed 2): up to date"} <= set(printed)
     assert [path.parts[-4] for path in home.rglob("predict/test.jsonl")] == [chosen.name] * 2
