@@ -43,11 +43,11 @@ def label_file(recognizer: Recognizer, source: Path, target: Path, memory: Memor
     if not source.is_file():
         raise DataError(f"{source}: no such file. Name one in erckit's form, a dialogue a line.")
     if target.exists():
-        if part.exists() or not record.exists():
+        done = read_json(record) if record.exists() and not part.exists() else {}
+        if done.get("output_bytes") != target.stat().st_size:
             raise DataError(f"{target}: it is there already. Name another --output, or remove it.")
-        counts = Counter(read_json(record)["counts"])
         record.unlink()  # a kill came right before this
-        return counts
+        return Counter(done["counts"])
     target.parent.mkdir(parents=True, exist_ok=True)
     made_with = _describe(recognizer, memory)
     with source.open("rb") as lines, part.open("ab") as output:

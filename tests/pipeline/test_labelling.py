@@ -239,6 +239,9 @@ def test_a_file_that_is_there_is_never_overwritten(own, tmp_path):
     out.write_text("mine")
     with pytest.raises(DataError, match=re.escape(f"{out}: it is there already. Name another --output, or remove it.")):
         label_file(Fake(), own, out)
+    (tmp_path / "out.jsonl.part.json").write_text('{"output_bytes": 3}')  # of something else
+    with pytest.raises(DataError, match="it is there already"):
+        label_file(Fake(), own, out)
     assert out.read_text() == "mine"
 
 
