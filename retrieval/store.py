@@ -22,6 +22,7 @@ from .store_files import (
     write_index,
 )
 
+CANDIDATES = 200  # of which, and 20 more for each fact asked for, the codes are good enough to be scored exactly
 TIE = 1e-5  # cosines nearer than this may be equal: more than the rounding to 6 digits and the error of float32
 
 
@@ -38,6 +39,9 @@ class ProfileStore:
         self._files = {
             name: CheckedFile(require(folder / name), size, tables[name]) for name, size in sidecar["bytes"].items()
         }
+        self._row_bytes = 4 * self.dimension
+        # A flat index of FAISS is a short head and the vectors.
+        self._head = sidecar["bytes"][INDEX] - self._row_bytes * (len(tables["lines"]) - 1)
 
     @classmethod
     def load(cls, folder: Path, encoder_name: str, encoder_fingerprint: str, dimension: int) -> "ProfileStore":
@@ -77,10 +81,7 @@ class ProfileStore:
         all of a large store a few of the `k` may be missed, and the next best come in their place.
         """
         query = np.asarray(vector, dtype=np.float32).reshape(self.dimension)
-        if speaker is None:
-            rows = self._find_candidates(query, k)
-        else:
-            rows = np.array([row for row in self._rows_of(speaker) if self._tables["searched"][row]], dtype=np.int64)
+        rows = self._find_candidates(query, k) if speaker is None else self._searched_rows_of(speaker)
         if k < 1 or not len(rows):
             return []
         # The float32 scores of FAISS differ with its kernels, so from machine to machine: enough to reorder near ties.
@@ -109,8 +110,8 @@ class ProfileStore:
         start, stop = tables["lines"][[rows.start, rows.stop]].tolist()
         lines = self._files[FACTS].read(start, stop)
         self._files[FACTS].overwrite(start, np.where(lines == ord("\n"), lines, ord(" ")).astype(np.uint8))
-        zeros = np.zeros((len(rows), self.dimension), np.float32)
-        self._files[INDEX].overwrite(self._place_of(rows.start), zeros.view(np.uint8).ravel())
+        zeros = np.zeros(len(rows) * self._row_bytes, np.uint8)
+        self._files[INDEX].overwrite(self._head + rows.start * self._row_bytes, zeros)
         place = np.searchsorted(tables["speakers"], speaker)
         for name in ("speakers", "first", "last"):
             tables[name] = np.delete(tables[name], place)
@@ -119,8 +120,8 @@ class ProfileStore:
             self._sidecar["splits"][fact.split] -= 1
         tables |= {name: file.hashes for name, file in self._files.items()}
         seal(self.folder, self._sidecar, tables, list(self._files))
-        self.__dict__.pop("_searched", None)
-        self.__dict__.pop("_overview", None)
+        for name in ("_searched", "_overview"):
+            self.__dict__.pop(name, None)  # they are made anew when they are needed
         return len(facts)
 
     def _rows_of(self, speaker: int) -> range:
@@ -129,31 +130,36 @@ class ProfileStore:
             return range(0)
         return range(int(self._tables["first"][place]), int(self._tables["last"][place]))
 
+    def _searched_rows_of(self, speaker: int) -> np.ndarray:
+        rows = self._rows_of(speaker)
+        return rows.start + np.flatnonzero(self._tables["searched"][rows.start : rows.stop])
+
     def _fact(self, row: int) -> Fact:
         start, stop = self._tables["lines"][row : row + 2].tolist()
         line, source = self._files[FACTS].read(start, stop), f"{self.folder / FACTS}:{row + 1}"
         return Fact.from_record(parse_json_line(line.tobytes().decode(), source), source)
 
     def _vectors(self, rows: np.ndarray) -> np.ndarray:
-        file, length = self._files[INDEX], 4 * self.dimension
-        file.check((self._place_of(rows)).tolist(), length)
-        return file.bytes[self._place_of(0) :].view(np.float32).reshape(-1, self.dimension)[rows]
-
-    def _place_of(self, row: Any) -> Any:
-        """Return where in a flat index of FAISS the vector of a row begins: they are the last thing in the file."""
-        rows = len(self._tables["lines"]) - 1
-        return self._sidecar["bytes"][INDEX] - 4 * self.dimension * (rows - row)
+        file = self._files[INDEX]
+        file.check((self._head + self._row_bytes * rows).tolist(), self._row_bytes)
+        return file.bytes[self._head :].view(np.float32).reshape(-1, self.dimension)[rows]
 
     def _find_candidates(self, query: np.ndarray, k: int) -> np.ndarray:
-        """The searched rows among which are the `k` nearest to the query, and all that are tied with the last."""
+        """The searched rows among which are the `k` nearest to the query, and all that are tied with the last.
+
+        In a large store they are the best by their codes, among which a few of the `k` may be missing.
+        """
         total, reach = len(self._searched), k
-        while total and k > 0:
-            large = CODES in self._files
-            reach = min(20 * k + 200 if large else 2 * reach + 8, total)
+        if k < 1 or not total:
+            return self._searched[:0]
+        if CODES in self._files:
+            _, places = self._overview.search(query[None], min(CANDIDATES + 20 * k, total))
+            return self._searched[places[0]]
+        while True:
+            reach = min(2 * reach + 8, total)
             scores, places = self._overview.search(query[None], reach)
-            if large or reach == total or scores[0, -1] < scores[0, k - 1] - TIE:
+            if reach == total or scores[0, -1] < scores[0, k - 1] - TIE:
                 return self._searched[places[0]]
-        return self._searched[:0]
 
     @cached_property
     def _searched(self) -> np.ndarray:
