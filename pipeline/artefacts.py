@@ -25,6 +25,10 @@ def stream_dialogues(run: Run, split: str) -> Iterator[Dialogue]:
     return erckit_jsonl.stream_dialogues(run.path("ingest", f"dialogues.{split}.jsonl"), load_labels(run))
 
 
+def load_corpus_name(run: Run) -> str:
+    return read_json(run.path("ingest", "corpus.json"))["name"]
+
+
 def count_dialogues(run: Run, split: str) -> int:
     return read_json(run.path("ingest", "corpus.json"))["counts"][split]["dialogues"]
 

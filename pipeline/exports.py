@@ -10,6 +10,7 @@ from ..data.files import format_json_line, replace_atomically
 from ..data.labels import LabelSet
 from ..prompts.tree import PromptTree, gold_emotions, unroll
 from ..prompts.wording import Wording
+from .backbone import name_for_readers
 from .config import Config
 from .yaml_text import dump_mapping
 
@@ -123,8 +124,8 @@ def write_card(
         version=__version__,
         corpus=corpus,
         labels=list(labels),
-        model=_name_publicly(config.model.name),
-        template=_name_publicly(config.prompts.template),
+        model=name_for_readers(config.model),
+        template=Path(config.prompts.template).name,
         wording=wording.hash[:12],
         prompts=config.prompts,
         settings=dump_mapping(config.prompts.model_dump(mode="json", exclude={"template"})).rstrip(),
@@ -133,8 +134,3 @@ def write_card(
     )
     with replace_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _name_publicly(name: str) -> str:
-    """Return a name as it is, of a folder of the user's the last part only: a card is made to be shown to others."""
-    return Path(name).name if Path(name).is_dir() else name

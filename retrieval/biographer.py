@@ -90,8 +90,9 @@ class StatisticalBiographer:
     ) -> list[tuple[Fact, float]]:
         """Return what `ProfileStore.search` would find for this speaker, had the dialogue `without` not existed."""
         examples = [e for label in self.labels for e in self._typical(speaker, label, without)]
-        found = [(self._as_fact(speaker, e), round(float(e.vector @ query), 6)) for e in examples]
-        return sorted(found, key=lambda pair: (-pair[1], pair[0].id))[:count]
+        scored = [(round(float(e.vector @ query), 6), f"{e.dialogue}:{e.utterance.id}", e) for e in examples]
+        best = sorted(scored, key=lambda found: (-found[0], found[1]))[:count]  # as by the ids of their facts
+        return [(self._as_fact(speaker, example), score) for score, _, example in best]
 
     def _write_general(self, speaker: str, without: Dialogue | None) -> list[tuple[str, str, str]]:
         """Return (name, kind, text) of each general fact, in the order of their names, which is the store's."""

@@ -18,28 +18,32 @@ from ... import __version__
 from ...data.dialogue import SPLITS, Dialogue
 from ...data.files import format_json_line, hash_file, read_json, replace_atomically, write_json
 from ...data.labels import LabelSet
-from ...data.speakers import SpeakerRegistry
-from ...prompts.tasks import NOTHING_KNOWN, Knowledge, Task, build_trees
+from ...prompts.tasks import Knowledge, Task, build_trees
 from ...prompts.tokens import PieceTokenizer
 from ...prompts.tree import Branch, PromptTree, gold_emotions, read_aloud, to_record, unroll
 from ...prompts.wording import Piece, Wording, read_wording
-from ...retrieval.biographer import StatisticalBiographer
 from ...retrieval.encoder import SentenceEncoder
-from ...retrieval.store import ProfileStore
 from .. import backbone
-from ..artefacts import count_dialogues, load_labels, load_speakers, load_trees, load_wording, stream_dialogues
+from ..artefacts import (
+    count_dialogues,
+    load_corpus_name,
+    load_labels,
+    load_trees,
+    load_wording,
+    stream_dialogues,
+)
 from ..backbone import load_tokenizer
 from ..config import Config
 from ..config import Prompts as PromptsConfig
 from ..console import progress, say
 from ..exports import CARD, list_exports, open_exports, unroll_rows, write_card
+from ..knowledge import Inform, choose_knowledge, tells_facts
 from ..manifest import key_of
 from ..parts import find_part, finish_part, keep_parts
 from ..processes import map_in_order
 from ..run import Run
-from .profiles import VECTORS, build_biographer, stream_vectors
+from .profiles import VECTORS, stream_vectors
 
-Inform = Callable[[Dialogue, np.ndarray], Knowledge]
 Notes = dict[str, Any]
 TOGETHER = 16  # dialogues that a process words at a time
 
@@ -60,12 +64,13 @@ def run(config: Config, run: Run) -> str:
             finish_part(folder, split, keys[split], [f"{split}.jsonl", *list_exports(split)], notes[split])
     losses = sum((Counter(noted["losses"]) for noted in notes.values()), Counter())
     _write_summary(folder / "summary.json", notes, losses)
-    corpus = read_json(run.path("ingest", "corpus.json"))["name"]
-    write_card(folder / CARD, config, corpus, load_labels(run), wording, notes)
+    write_card(folder / CARD, config, load_corpus_name(run), load_labels(run), wording, notes)
     for loss, count in losses.items():
         say(f"  note: {count:,} {loss}, to keep the token budgets")
     count, tokens = (sum(noted[what] for noted in notes.values()) for what in ("prompts", "tokens"))
-    return f"{count:,} prompts of {tokens / count:.0f} tokens on average ({_describe_parts(kept)})"
+    states = (("kept", kept), ("made", [split for split in SPLITS if split not in kept]))
+    told = "; ".join(f"{state}: {', '.join(splits)}" for state, splits in states if splits)
+    return f"{count:,} prompts of {tokens / count:.0f} tokens on average ({told})"
 
 
 def preview(config: Config, run: Run, n: int) -> str:
@@ -79,9 +84,8 @@ def preview(config: Config, run: Run, n: int) -> str:
     for place, (branch, prompt) in enumerate(_unroll_train(run, wording)):
         if place in chosen:
             answer = task.tokens.answers[str(branch.label)]
-            head = (
-                f"--- {branch.utterance} ({task.tokens.count(prompt) + len(answer)} tokens, {len(answer)} supervised)"
-            )
+            size = task.tokens.count(prompt) + len(answer)
+            head = f"--- {branch.utterance} ({size} tokens, {len(answer)} supervised)"
             shown.append(f"{head}\n{read_aloud(prompt)}{on}{task.tokens.tokenizer.decode(answer)}{off}\n")
     return "\n".join(shown)
 
@@ -106,7 +110,7 @@ def plant_split(
 
     `losses` counts what was left out to keep the token budgets.
     """
-    inform = _choose_knowledge(config, run, encoder, split)
+    inform = choose_knowledge(config, run, encoder, split)
     for dialogue, vectors in _read_split(config, run, split, encoder):
         yield from _plant_dialogue(dialogue, inform(dialogue, vectors), split, task, losses)
 
@@ -131,42 +135,6 @@ def make_task(settings: PromptsConfig, wording: Wording, tokens: PieceTokenizer,
     )
 
 
-def leave_out(biographer: StatisticalBiographer, count: int, dialogue: Dialogue, vectors: np.ndarray) -> Knowledge:
-    """What may be told in training prompts of a dialogue: nothing that draws on the dialogue itself."""
-
-    def nearest(turn: int) -> list[str]:
-        names = dialogue.utterances[turn].speakers
-        found = [pair for name in names for pair in biographer.nearest(name, vectors[turn], count, dialogue)]
-        return [fact.text for fact, _ in sorted(found, key=lambda pair: (-pair[1], pair[0].id))[:count]]
-
-    return Knowledge(general=partial(biographer.general, without=dialogue), nearest=nearest)
-
-
-def look_up(
-    store: ProfileStore,
-    speakers: SpeakerRegistry,
-    count: int,
-    dialogue: Dialogue,
-    vector_of: Callable[[int], np.ndarray],
-) -> Knowledge:
-    """What may be told in the prompts of a dialogue that no fact draws on; `vector_of` embeds the text of a turn."""
-
-    def find(name: str) -> int | None:
-        return speakers[name].id if name in speakers else None
-
-    def general(name: str) -> list[str] | None:
-        id = find(name)
-        facts = [] if id is None else store.facts_of(id)
-        return [fact.text for fact in facts if fact.general] if facts else None
-
-    def nearest(turn: int) -> list[str]:
-        ids = [id for name in dialogue.utterances[turn].speakers if (id := find(name)) is not None]
-        found = [pair for id in ids for pair in store.search(vector_of(turn), count, speaker=id)]
-        return [fact.text for fact, _ in sorted(found, key=lambda pair: (-pair[1], pair[0].id))[:count]]
-
-    return Knowledge(general=general, nearest=nearest)
-
-
 def _hash_sources(config: Config, run: Run, split: str) -> str:
     """Hash all that decides what becomes of a split."""
     files = [run.path("ingest", "labels.json"), run.path("ingest", f"dialogues.{split}.jsonl")]
@@ -178,20 +146,16 @@ def _hash_sources(config: Config, run: Run, split: str) -> str:
         "model": config.model.model_dump(mode="json", include={"name", "revision", "trust_remote_code"}),
         "fingerprint": fingerprint(config),
     }
-    if _tells_facts(config.prompts):
+    if tells_facts(config.prompts):
         record["profiles"] = config.profiles.model_dump(mode="json")
         # Facts hold the ids of their speakers: of the registry nothing else matters.
         files += [run.path("profiles", name) for name in ("store.json", *([VECTORS] if split == "train" else []))]
     return key_of(record | {"files": {path.name: hash_file(path) for path in files}})
 
 
-def _tells_facts(settings: PromptsConfig) -> bool:
-    return settings.biography_tokens > 0 or (settings.facts > 0 and settings.fact_tokens > 0)
-
-
 def _make_split(config: Config, run: Run, split: str, wording: Wording, encoder: SentenceEncoder) -> Notes:
     """Write the trees of a split and its exports. Returns what the summary and the card say of it."""
-    begin = partial(_begin_wording, config, run, split, _choose_knowledge(config, run, encoder, split))
+    begin = partial(_begin_wording, config, run, split, choose_knowledge(config, run, encoder, split))
     read = _read_split(config, run, split, encoder)
     together = iter(lambda: list(islice(read, TOGETHER)), [])
     notes: Notes = {"prompts": 0, "tokens": 0, "longest": 0, "rows": 0}
@@ -213,33 +177,11 @@ def _make_split(config: Config, run: Run, split: str, wording: Wording, encoder:
     return notes | {"losses": losses}
 
 
-def _choose_knowledge(config: Config, run: Run, encoder: SentenceEncoder, split: str) -> Inform:
-    if not _tells_facts(config.prompts):
-        return _know_nothing
-    count = config.prompts.facts
-    if split == "train":
-        return partial(leave_out, build_biographer(config, run, encoder), count)
-    store = ProfileStore.load(run.path("profiles"), encoder.name, encoder.fingerprint, encoder.dimension)
-    store.refuse_split(split)
-    return partial(_look_up_turns, store, load_speakers(run), count)
-
-
-# Functions, not lambdas: other processes take them along.
-def _look_up_turns(
-    store: ProfileStore, speakers: SpeakerRegistry, count: int, dialogue: Dialogue, vectors: np.ndarray
-) -> Knowledge:
-    return look_up(store, speakers, count, dialogue, vectors.__getitem__)
-
-
-def _know_nothing(dialogue: Dialogue, vectors: np.ndarray) -> Knowledge:
-    return NOTHING_KNOWN
-
-
 def _read_split(
     config: Config, run: Run, split: str, encoder: SentenceEncoder
 ) -> Iterator[tuple[Dialogue, np.ndarray]]:
     """Yield the dialogues of a split, with the vectors of their utterances where facts are told."""
-    if _tells_facts(config.prompts):
+    if tells_facts(config.prompts):
         read = stream_vectors(run, split, encoder)
     else:
         read = ((dialogue, np.empty(0)) for dialogue in stream_dialogues(run, split))
@@ -256,8 +198,11 @@ def _plant_dialogue(
 
 @dataclass(frozen=True, slots=True)
 class Worded:
-    """What became of some dialogues: trees as JSON lines, labelled prompts as text, each with its label, the tokens of
-    every prompt with its answer, and what was left out to keep the token budgets."""
+    """What became of some dialogues.
+
+    Trees as JSON lines; labelled prompts as text, each with its label; the tokens of every prompt with its answer; and
+    what was left out to keep the token budgets.
+    """
 
     trees: list[str] = field(default_factory=list)
     rows: list[tuple[str, str]] = field(default_factory=list)
@@ -291,15 +236,9 @@ def _measure(tree: PromptTree, branch: Branch, task: Task) -> int:
 
 
 def _write_summary(path: Path, notes: dict[str, Notes], losses: Counter[str]) -> None:
-    summary = {
+    sizes = {
         "prompts": {split: noted["prompts"] for split, noted in notes.items()},
         "mean_tokens": {split: noted["tokens"] / noted["prompts"] for split, noted in notes.items()},
         "longest_tokens": {split: noted["longest"] for split, noted in notes.items()},
-        "losses": losses,
     }
-    write_json(path, summary)
-
-
-def _describe_parts(kept: Sequence[str]) -> str:
-    made = [split for split in SPLITS if split not in kept]
-    return "; ".join(f"{what}: {', '.join(splits)}" for what, splits in (("kept", kept), ("made", made)) if splits)
+    write_json(path, sizes | {"losses": losses})
