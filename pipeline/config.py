@@ -219,7 +219,6 @@ class Config(Section):
         max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="run name: letters, digits, '.', '_', '-'"
     )
     seed: int = Field(default=1, ge=0, lt=2**32, description="seed of everything random")
-    processes: int = Field(default=1, ge=1, description="processes that share the making of prompts")
     data: Data = Field(description="the corpus; data.path names it")
     profiles: Profiles = Field(default=Profiles(), description="what is known of the speakers")
     model: Model = Field(default=Model(), description="the base language model")
@@ -229,6 +228,7 @@ class Config(Section):
     memory: Memory = Field(default=Memory(), description="the temporary memory, where predict.memory asks for one")
     evaluate: Evaluate = Field(default=Evaluate(), description="metrics and their noise")
     report: Report = Field(default=Report(), description="the page that shows it all")
+    processes: int = Field(default=1, ge=1, description="processes that share the making of prompts")
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = (), seed: int | None = None) -> Config:
