@@ -7,7 +7,7 @@ such as an episode, and where in there it "begins", a whole number in any unit.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,13 @@ def read_dialogues(path: Path, labels: LabelSet | None) -> list[Dialogue]:
 
     `labels` None takes any label. Raises DataError for whatever departs from the form, by file and line.
     """
-    lines = read_json_lines(path)
-    return [_parse_dialogue(value, f"{path}:{number}", labels, clean=str) for number, value in lines]
+    return list(stream_dialogues(path, labels))
+
+
+def stream_dialogues(path: Path, labels: LabelSet | None) -> Iterator[Dialogue]:
+    """Yield what `read_dialogues` returns, one dialogue in memory at a time."""
+    for number, value in read_json_lines(path):
+        yield _parse_dialogue(value, f"{path}:{number}", labels, clean=str)
 
 
 def read_split(path: Path, labels: LabelSet | None) -> tuple[list[Dialogue], Counter[str]]:

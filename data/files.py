@@ -42,9 +42,13 @@ def write_json_lines(path: Path, values: Iterable[Any]) -> int:
     count = 0
     with replace_atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for value in values:
-            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+            file.write(format_json_line(value))
             count += 1
     return count
+
+
+def format_json_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
+from ..data import erckit_jsonl
 from ..data.dialogue import Dialogue
-from ..data.erckit_jsonl import read_dialogues
 from ..data.files import read_json, read_json_lines
 from ..data.labels import LabelSet
 from ..data.speakers import SpeakerRegistry
@@ -17,7 +17,20 @@ def load_labels(run: Run) -> LabelSet:
 
 
 def load_dialogues(run: Run, split: str) -> list[Dialogue]:
-    return read_dialogues(run.path("ingest", f"dialogues.{split}.jsonl"), load_labels(run))
+    return list(stream_dialogues(run, split))
+
+
+def stream_dialogues(run: Run, split: str) -> Iterator[Dialogue]:
+    """Yield the dialogues of a split, one in memory at a time."""
+    return erckit_jsonl.stream_dialogues(run.path("ingest", f"dialogues.{split}.jsonl"), load_labels(run))
+
+
+def load_corpus_name(run: Run) -> str:
+    return read_json(run.path("ingest", "corpus.json"))["name"]
+
+
+def count_dialogues(run: Run, split: str) -> int:
+    return read_json(run.path("ingest", "corpus.json"))["counts"][split]["dialogues"]
 
 
 def load_speakers(run: Run) -> SpeakerRegistry:

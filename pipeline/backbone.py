@@ -195,6 +195,13 @@ def _load_architecture(config: ModelConfig) -> Any:
         raise _not_loaded(config, error) from error
 
 
+def name_for_readers(config: ModelConfig) -> str:
+    """Return a model's name for pages that others read: of a folder its last part, as the rest is of this machine."""
+    if config.name == EMBEDDED:
+        return "all-MiniLM-L6-v2 (embedded)"
+    return Path(config.name).name if Path(config.name).is_dir() else config.name
+
+
 def locate(name: str) -> str:
     return str(embedded_model_path()) if name == EMBEDDED else name
 

@@ -238,6 +238,7 @@ class Config(Section):
     memory: Memory = Field(default=Memory(), description="the temporary memory, where predict.memory asks for one")
     evaluate: Evaluate = Field(default=Evaluate(), description="metrics and their noise")
     report: Report = Field(default=Report(), description="the page that shows it all")
+    processes: int = Field(default=1, ge=1, description="processes that share the making of prompts")
 
     @property
     def is_oracle(self) -> bool:

@@ -15,15 +15,18 @@ def key_of(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def begin_folder(folder: Path, key: str) -> None:
-    """Make the folder ready: what was begun under the same key and not finished stays, all else goes."""
+def begin_folder(folder: Path, key: str, *, parts: bool = False) -> None:
+    """Make the folder ready: what was begun under the same key and not finished stays, all else goes.
+
+    Of a stage with `parts` all files stay, and it looks itself which of them still hold.
+    """
     started, manifest = folder / STARTED, folder / MANIFEST
     if not manifest.exists() and started.is_file() and read_json(started) == {"key": key}:
         return
     # In this order, a kill between any two lines leaves a folder that counts neither as finished nor as begun.
     started.unlink(missing_ok=True)
     manifest.unlink(missing_ok=True)
-    if folder.exists():
+    if folder.exists() and not parts:
         shutil.rmtree(folder)
     write_json(started, {"key": key})
 

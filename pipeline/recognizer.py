@@ -30,9 +30,10 @@ from .artefacts import load_speakers
 from .backbone import fingerprint, load_model, load_tokenizer
 from .config import Config, Memory
 from .conversation import Conversation
+from .knowledge import look_up
 from .memory.conversations import Remembered, remember_dialogues, show_window
 from .scoring import Answer, answer_trees
-from .stages.prompts import look_up, make_task
+from .stages.prompts import make_task
 
 Inform = Callable[[Dialogue], Knowledge]
 """What may be told of the speakers of a dialogue."""

@@ -103,7 +103,8 @@ def run_stages(config: Config, run: Run, first: str = next(iter(STAGES)), last: 
 def run_stage(name: str, config: Config, run: Run) -> bool:
     """Run one stage unless it is fresh, and say so in one line. Returns whether it ran.
 
-    A stage that was killed under the same key finds what it had written, to resume; otherwise its folder is empty.
+    A stage that was killed under the same key finds what it had written, to resume, and one with parts what it wrote
+    before; otherwise its folder is empty.
     Raises RunError where an input is missing.
     """
     if isinstance(state(name, config, run), Fresh):
@@ -113,7 +114,7 @@ def run_stage(name: str, config: Config, run: Run) -> bool:
     if missing := [path for path, digest in record["inputs"].items() if digest is None]:
         raise RunError(f"{name} reads {missing[0]}, which is missing. Use `erckit run` without --from to make it.")
     folder = run.path(name)
-    begin_folder(folder, key_of(record))
+    begin_folder(folder, key_of(record), parts=STAGES[name].parts)
     reset_peak_memory()
     started, clock = datetime.now(UTC), time.monotonic()
     # A stage that asks config.seed for the seed must not train every seed with the first one.

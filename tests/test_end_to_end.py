@@ -22,7 +22,13 @@ WRITTEN = {
     "profiles": {"facts.jsonl", "index.faiss", "rows.npz", "store.json", "vectors.train.npy"},
     "prompts": {
         *(f"{split}.jsonl" for split in SPLITS),
-        *(f"export/{split}.{form}.jsonl" for split in SPLITS for form in ("completions", "messages")),
+        *(
+            f"export/{split}.{form}.{suffix}"
+            for split in SPLITS
+            for form in ("prompt_completion", "messages")
+            for suffix in ("jsonl", "parquet")
+        ),
+        "export/README.md",
         *WORDING,
         "summary.json",
     },

@@ -8,14 +8,16 @@ class Stage:
     """A stage: its module, the sections of the configuration it depends on, and the artefacts it reads.
 
     An input is "stage/file", or "stage/" and "stage/folder/" for all that the stage wrote there. Seeded stages live
-    in a folder for each seed. The module has `run(config, run) -> str`, which returns one sentence, what it wrote;
-    it may have `fingerprint(config) -> str`, a hash of what else it depends on, such as the wording.
+    in a folder for each seed. Stages with `parts` find their folder as it was and renew what changed; others begin in
+    an empty one. The module has `run(config, run) -> str`, which returns one sentence, what it wrote; it may have
+    `fingerprint(config) -> str`, a hash of what else it depends on, such as the wording.
     """
 
     module: str
     sections: tuple[str, ...]
     inputs: tuple[str, ...]
     seeded: bool = False
+    parts: bool = False
 
 
 STAGES: dict[str, Stage] = {
@@ -33,6 +35,7 @@ STAGES: dict[str, Stage] = {
         module="erckit.pipeline.stages.prompts",
         sections=("prompts", "model", "profiles"),
         inputs=("ingest/", "profiles/"),
+        parts=True,
     ),
     "baselines": Stage(
         module="erckit.pipeline.stages.baselines",

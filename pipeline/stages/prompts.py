@@ -1,54 +1,76 @@
-"""Prompts: dialogues and the store become prompt trees, and files in the common training formats."""
+"""Prompts: dialogues and the store become prompt trees, and files in the common training formats.
+
+A split is made anew where something changed that decides what becomes of it; otherwise it stays as it is.
+"""
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ... import __version__
 from ...data.dialogue import SPLITS, Dialogue
-from ...data.files import write_json, write_json_lines
+from ...data.files import format_json_line, hash_file, read_json, replace_atomically, write_json
 from ...data.labels import LabelSet
-from ...data.speakers import SpeakerRegistry
 from ...prompts.tasks import Knowledge, Task, build_trees
 from ...prompts.tokens import PieceTokenizer
-from ...prompts.tree import PromptTree, gold_emotions, read_aloud, to_record, unroll
+from ...prompts.tree import Branch, PromptTree, gold_emotions, read_aloud, to_record, unroll
 from ...prompts.wording import Piece, Wording, read_wording
-from ...retrieval.biographer import StatisticalBiographer
 from ...retrieval.encoder import SentenceEncoder
-from ...retrieval.store import ProfileStore
 from .. import backbone
-from ..artefacts import load_dialogues, load_labels, load_speakers, load_trees, load_wording
+from ..artefacts import (
+    count_dialogues,
+    load_corpus_name,
+    load_labels,
+    load_trees,
+    load_wording,
+    stream_dialogues,
+)
 from ..backbone import load_tokenizer
 from ..config import Config
 from ..config import Prompts as PromptsConfig
 from ..console import progress, say
+from ..exports import CARD, list_exports, open_exports, unroll_rows, write_card
+from ..knowledge import Inform, choose_knowledge, tells_facts
+from ..manifest import key_of
+from ..parts import find_part, finish_part, keep_parts
+from ..processes import map_in_order
 from ..run import Run
-from .profiles import build_biographer, load_vectors
+from .profiles import VECTORS, stream_vectors
 
-Inform = Callable[[Dialogue, np.ndarray], Knowledge]
+Notes = dict[str, Any]
+TOGETHER = 16  # dialogues that a process words at a time
 
 
 def run(config: Config, run: Run) -> str:
     backbone.check_positions(config.model, config.prompts.max_tokens)
-    task = build_task(config, run)
-    task.wording.write(run.path("prompts", "wording"))
-    sizes: dict[str, list[int]] = {}
-    losses: Counter[str] = Counter()
+    folder, wording = run.path("prompts"), read_wording(config.prompts.template)
+    keys = {split: _hash_sources(config, run, split) for split in SPLITS}
+    found = {split: find_part(folder, split, key) for split, key in keys.items()}
+    kept = [split for split in SPLITS if found[split]]
+    keep_parts(folder, kept)
+    wording.write(folder / "wording")
     encoder = SentenceEncoder(config.profiles.encoder)
+    notes: dict[str, Notes] = {}
     for split in SPLITS:
-        sizes[split] = []
-        trees = plant_split(config, run, split, task, encoder, losses)
-        measured = _measure(trees, task, sizes[split])
-        write_json_lines(run.path("prompts", f"{split}.jsonl"), (to_record(tree, task.wording) for tree in measured))
-        _export(run, split, task)
-    write_json(run.path("prompts", "summary.json"), _summarise(sizes, losses))
+        notes[split] = found[split] or _make_split(config, run, split, wording, encoder)
+        if split not in kept:
+            finish_part(folder, split, keys[split], [f"{split}.jsonl", *list_exports(split)], notes[split])
+    losses = sum((Counter(noted["losses"]) for noted in notes.values()), Counter())
+    _write_summary(folder / "summary.json", notes, losses)
+    write_card(folder / CARD, config, load_corpus_name(run), load_labels(run), wording, notes)
     for loss, count in losses.items():
-        if count:
-            say(f"  note: {count:,} {loss}, to keep the token budgets")
-    mean = sum(map(sum, sizes.values())) / sum(map(len, sizes.values()))
-    return f"{sum(map(len, sizes.values())):,} prompts of {mean:.0f} tokens on average"
+        say(f"  note: {count:,} {loss}, to keep the token budgets")
+    count, tokens = (sum(noted[what] for noted in notes.values()) for what in ("prompts", "tokens"))
+    states = (("kept", kept), ("made", [split for split in SPLITS if split not in kept]))
+    told = "; ".join(f"{state}: {', '.join(splits)}" for state, splits in states if splits)
+    return f"{count:,} prompts of {tokens / count:.0f} tokens on average ({told})"
 
 
 def preview(config: Config, run: Run, n: int) -> str:
@@ -56,16 +78,24 @@ def preview(config: Config, run: Run, n: int) -> str:
     wording = load_wording(run)
     task = build_task(config, run)
     on, off = ("\033[7m", "\033[0m") if sys.stdout.isatty() else ("«", "»")
-    asked = [(tree, branch) for tree in load_trees(run, "train", wording) for branch in tree.branches]
-    chosen = [asked[i * len(asked) // n] for i in range(min(n, len(asked)))]
-    gold = gold_emotions(tree for tree, _ in asked)
+    total = read_json(run.path("prompts", "summary.json"))["prompts"]["train"]
+    chosen = {i * total // n for i in range(n)}
     shown = []
-    for tree, branch in chosen:
-        prompt = unroll(tree, branch, gold[tree.dialogue], wording)
-        answer = task.tokens.answers[str(branch.label)]
-        head = f"--- {branch.utterance} ({task.tokens.count(prompt) + len(answer)} tokens, {len(answer)} supervised)"
-        shown.append(f"{head}\n{read_aloud(prompt)}{on}{task.tokens.tokenizer.decode(answer)}{off}\n")
+    for place, (branch, prompt) in enumerate(_unroll_train(run, wording)):
+        if place in chosen:
+            answer = task.tokens.answers[str(branch.label)]
+            size = task.tokens.count(prompt) + len(answer)
+            head = f"--- {branch.utterance} ({size} tokens, {len(answer)} supervised)"
+            shown.append(f"{head}\n{read_aloud(prompt)}{on}{task.tokens.tokenizer.decode(answer)}{off}\n")
     return "\n".join(shown)
+
+
+def _unroll_train(run: Run, wording: Wording) -> Iterator[tuple[Branch, tuple[Piece, ...]]]:
+    for _, group in groupby(load_trees(run, "train", wording), key=lambda tree: tree.dialogue):
+        trees = list(group)
+        gold = gold_emotions(trees)
+        for tree in trees:
+            yield from ((branch, unroll(tree, branch, gold[tree.dialogue], wording)) for branch in tree.branches)
 
 
 def fingerprint(config: Config) -> str:
@@ -80,16 +110,9 @@ def plant_split(
 
     `losses` counts what was left out to keep the token budgets.
     """
-    dialogues = load_dialogues(run, split)
-    vectors = load_vectors(run, split, dialogues, encoder)
-    inform = _choose_knowledge(config, run, encoder, split, dialogues, vectors)
-    row = 0
-    for dialogue in progress(dialogues, len(dialogues), f"{split} dialogues worded"):
-        turns = range(len(dialogue.utterances))
-        knowledge = inform(dialogue, vectors[row : row + len(turns)])
-        row += len(turns)
-        asked = [turn for turn in turns if split != "train" or dialogue.utterances[turn].label is not None]
-        yield from build_trees(dialogue, knowledge, task, asked=asked, losses=losses)
+    inform = choose_knowledge(config, run, encoder, split)
+    for dialogue, vectors in _read_split(config, run, split, encoder):
+        yield from _plant_dialogue(dialogue, inform(dialogue, vectors), split, task, losses)
 
 
 def build_task(config: Config, run: Run) -> Task:
@@ -112,102 +135,110 @@ def make_task(settings: PromptsConfig, wording: Wording, tokens: PieceTokenizer,
     )
 
 
-def leave_out(biographer: StatisticalBiographer, count: int, dialogue: Dialogue, vectors: np.ndarray) -> Knowledge:
-    """What may be told in training prompts of a dialogue: nothing that draws on the dialogue itself."""
-
-    def nearest(turn: int) -> list[str]:
-        names = dialogue.utterances[turn].speakers
-        found = [pair for name in names for pair in biographer.nearest(name, vectors[turn], count, dialogue.id)]
-        return [fact.text for fact, _ in sorted(found, key=lambda pair: (-pair[1], pair[0].id))[:count]]
-
-    return Knowledge(general=partial(biographer.general, without=dialogue.id), nearest=nearest)
-
-
-def look_up(
-    store: ProfileStore,
-    speakers: SpeakerRegistry,
-    count: int,
-    dialogue: Dialogue,
-    vector_of: Callable[[int], np.ndarray],
-) -> Knowledge:
-    """What may be told in the prompts of a dialogue that no fact draws on; `vector_of` embeds the text of a turn."""
-
-    def find(name: str) -> int | None:
-        return speakers[name].id if name in speakers else None
-
-    def general(name: str) -> list[str] | None:
-        id = find(name)
-        facts = [] if id is None else store.facts_of(id)
-        return [fact.text for fact in facts if fact.general] if facts else None
-
-    def nearest(turn: int) -> list[str]:
-        ids = [id for name in dialogue.utterances[turn].speakers if (id := find(name)) is not None]
-        found = [pair for id in ids for pair in store.search(vector_of(turn), count, speaker=id)]
-        return [fact.text for fact, _ in sorted(found, key=lambda pair: (-pair[1], pair[0].id))[:count]]
-
-    return Knowledge(general=general, nearest=nearest)
+def _hash_sources(config: Config, run: Run, split: str) -> str:
+    """Hash all that decides what becomes of a split."""
+    files = [run.path("ingest", "labels.json"), run.path("ingest", f"dialogues.{split}.jsonl")]
+    record: dict[str, Any] = {
+        "erckit": __version__,
+        "split": split,
+        "prompts": config.prompts.model_dump(mode="json"),
+        # Nothing but the tokenizer of the model matters here.
+        "model": config.model.model_dump(mode="json", include={"name", "revision", "trust_remote_code"}),
+        "fingerprint": fingerprint(config),
+    }
+    if tells_facts(config.prompts):
+        record["profiles"] = config.profiles.model_dump(mode="json")
+        # Facts hold the ids of their speakers: of the registry nothing else matters.
+        files += [run.path("profiles", name) for name in ("store.json", *([VECTORS] if split == "train" else []))]
+    return key_of(record | {"files": {path.name: hash_file(path) for path in files}})
 
 
-def _choose_knowledge(
-    config: Config, run: Run, encoder: SentenceEncoder, split: str, dialogues: list[Dialogue], vectors: np.ndarray
-) -> Inform:
-    count = config.prompts.facts
-    if split == "train":
-        return partial(leave_out, build_biographer(config, run, encoder, dialogues, vectors), count)
-    store = ProfileStore.load(run.path("profiles"), encoder.name, encoder.fingerprint, encoder.dimension)
-    store.refuse_split(split)
-    speakers = load_speakers(run)
-    return lambda dialogue, vectors: look_up(store, speakers, count, dialogue, vectors.__getitem__)
+def _make_split(config: Config, run: Run, split: str, wording: Wording, encoder: SentenceEncoder) -> Notes:
+    """Write the trees of a split and its exports. Returns what the summary and the card say of it."""
+    begin = partial(_begin_wording, config, run, split, choose_knowledge(config, run, encoder, split))
+    read = _read_split(config, run, split, encoder)
+    together = iter(lambda: list(islice(read, TOGETHER)), [])
+    notes: Notes = {"prompts": 0, "tokens": 0, "longest": 0, "rows": 0}
+    losses: Counter[str] = Counter()
+    with (
+        replace_atomically(run.path("prompts", f"{split}.jsonl")) as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+        open_exports(run.path("prompts"), split, wording) as export,
+    ):
+        for worded in map_in_order(begin, together, config.processes):
+            file.writelines(worded.trees)
+            for prompt, label in worded.rows:
+                export(prompt, label)
+            notes["prompts"] += len(worded.sizes)
+            notes["tokens"] += sum(worded.sizes)
+            notes["longest"] = max([notes["longest"], *worded.sizes])
+            notes["rows"] += len(worded.rows)
+            losses.update(worded.losses)
+    return notes | {"losses": losses}
 
 
-def _measure(trees: Iterator[PromptTree], task: Task, sizes: list[int]) -> Iterator[PromptTree]:
-    """Pass the trees on, noting the tokens of every unrolled prompt of theirs with its answer; all of them fit."""
-    for tree in trees:
-        for branch in tree.branches:
-            told = dict.fromkeys(branch.recent, task.longest_label)
-            answer = task.tokens.answers[branch.label or task.longest_label]
-            size = task.tokens.count(unroll(tree, branch, told, task.wording)) + len(answer)
-            assert size <= task.max_tokens, f"{branch.utterance}: {size} tokens"
-            sizes.append(size)
-        yield tree
+def _read_split(
+    config: Config, run: Run, split: str, encoder: SentenceEncoder
+) -> Iterator[tuple[Dialogue, np.ndarray]]:
+    """Yield the dialogues of a split, with the vectors of their utterances where facts are told."""
+    if tells_facts(config.prompts):
+        read = stream_vectors(run, split, encoder)
+    else:
+        read = ((dialogue, np.empty(0)) for dialogue in stream_dialogues(run, split))
+    return progress(read, count_dialogues(run, split), f"{split} dialogues worded")
 
 
-def _export(run: Run, split: str, task: Task) -> None:
-    """Write what other trainers read: prompt and completion, and messages.
+def _plant_dialogue(
+    dialogue: Dialogue, knowledge: Knowledge, split: str, task: Task, losses: Counter[str]
+) -> Iterator[PromptTree]:
+    turns = range(len(dialogue.utterances))
+    asked = [turn for turn in turns if split != "train" or dialogue.utterances[turn].label is not None]
+    return build_trees(dialogue, knowledge, task, asked=asked, losses=losses)
 
-    Recent emotions are gold in train. For dev and test they are not known before prediction, and are left out.
+
+@dataclass(frozen=True, slots=True)
+class Worded:
+    """What became of some dialogues.
+
+    Trees as JSON lines; labelled prompts as text, each with its label; the tokens of every prompt with its answer; and
+    what was left out to keep the token budgets.
     """
 
-    def write(name: str, convert: Callable[[str, str], dict[str, object]]) -> None:
-        trees = load_trees(run, split, task.wording)
-        gold = gold_emotions(load_trees(run, split, task.wording)) if split == "train" else {}
-        values = (
-            convert(_without_control(unroll(tree, branch, gold.get(tree.dialogue, {}), task.wording)), branch.label)
-            for tree in trees
-            for branch in tree.branches
-            if branch.label is not None
-        )
-        write_json_lines(run.path("prompts", "export", f"{split}.{name}.jsonl"), values)
-
-    answer = partial(task.wording.text, "answer")
-    write("completions", lambda prompt, label: {"prompt": prompt, "completion": answer(label=label)})
-    write(
-        "messages",
-        lambda prompt, label: {
-            "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": label}]
-        },
-    )
+    trees: list[str] = field(default_factory=list)
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    losses: Counter[str] = field(default_factory=Counter)
 
 
-def _without_control(prompt: tuple[Piece, ...]) -> str:
-    """Other trainers add a model's control tokens themselves."""
-    return "".join(piece.text for piece in prompt if not piece.control).lstrip("\n")
+def _begin_wording(
+    config: Config, run: Run, split: str, inform: Inform
+) -> Callable[[Sequence[tuple[Dialogue, np.ndarray]]], Worded]:
+    return partial(_word_dialogues, build_task(config, run), split, inform)
 
 
-def _summarise(sizes: dict[str, list[int]], losses: Counter[str]) -> dict[str, object]:
-    return {
-        "prompts": {split: len(counts) for split, counts in sizes.items()},
-        "mean_tokens": {split: sum(counts) / len(counts) for split, counts in sizes.items()},
-        "longest_tokens": {split: max(counts) for split, counts in sizes.items()},
-        "losses": dict(losses),
+def _word_dialogues(task: Task, split: str, inform: Inform, read: Sequence[tuple[Dialogue, np.ndarray]]) -> Worded:
+    worded = Worded()
+    for dialogue, vectors in read:
+        trees = list(_plant_dialogue(dialogue, inform(dialogue, vectors), split, task, worded.losses))
+        worded.trees.extend(format_json_line(to_record(tree, task.wording)) for tree in trees)
+        worded.rows.extend(unroll_rows(trees, task.wording, told_gold=split == "train"))
+        worded.sizes.extend(_measure(tree, branch, task) for tree in trees for branch in tree.branches)
+    return worded
+
+
+def _measure(tree: PromptTree, branch: Branch, task: Task) -> int:
+    """Return the tokens of an unrolled prompt with its answer, and the longest emotions told; all of them fit."""
+    told = dict.fromkeys(branch.recent, task.longest_label)
+    answer = task.tokens.answers[branch.label or task.longest_label]
+    size = task.tokens.count(unroll(tree, branch, told, task.wording)) + len(answer)
+    assert size <= task.max_tokens, f"{branch.utterance}: {size} tokens"
+    return size
+
+
+def _write_summary(path: Path, notes: dict[str, Notes], losses: Counter[str]) -> None:
+    sizes = {
+        "prompts": {split: noted["prompts"] for split, noted in notes.items()},
+        "mean_tokens": {split: noted["tokens"] / noted["prompts"] for split, noted in notes.items()},
+        "longest_tokens": {split: noted["longest"] for split, noted in notes.items()},
     }
+    write_json(path, sizes | {"losses": losses})

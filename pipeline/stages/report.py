@@ -10,6 +10,7 @@ from ... import __version__
 from ...data.files import read_json, read_json_lines, write_text
 from ...retrieval.profiles import read_facts
 from ..artefacts import load_dialogues, load_labels, load_speakers
+from ..backbone import name_for_readers
 from ..config import Config, dump_config
 from ..groups import TITLES as GROUPS
 from ..groups import group_utterances
@@ -168,5 +169,4 @@ def _find_corpus_folder(path: str) -> str | None:
 
 
 def _name_model(config: Config) -> str:
-    name = "all-MiniLM-L6-v2 (embedded)" if config.model.name == "embedded" else config.model.name
-    return f"{name} with a task adapter (LoRA)"
+    return f"{name_for_readers(config.model)} with a task adapter (LoRA)"

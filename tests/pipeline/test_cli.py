@@ -145,7 +145,7 @@ def test_an_error_in_the_configuration_comes_before_anything_is_made(calls, caps
     assert capsys.readouterr().err == (
         "erckit: talk.yaml: the configuration has 2 problems:\n"
         "  --set foo=1: foo: unknown key, expected one of name, seed, data, profiles, model, prompts, train, predict, "
-        "memory, evaluate, report\n"
+        "memory, evaluate, report, processes\n"
         "  --set train.epochs=0: train.epochs: found 0, expected greater than or equal to 1\n"
     )
     assert main(["run", "nowhere.yaml"]) == 2

@@ -222,7 +222,7 @@ def test_a_dotted_key_is_never_taken_for_a_section():
         with pytest.raises(ConfigError) as raised:
             load_config("sample", [f"{path}=1"])
         hint = str(raised.value).partition("did you mean ")[2].rstrip("?")
-        assert not hint or "." in hint or hint in ("name", "seed"), (path, hint)
+        assert not hint or "." in hint or hint in ("name", "seed", "processes"), (path, hint)
 
 
 def test_missing_keys_are_named_with_what_they_mean(load):

@@ -1,12 +1,19 @@
-"""Two processes that train together take the step that one process takes, and leave the same files."""
+"""Two processes do what one process does, when they train together and when they share the work of a stage."""
 
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from erckit.data.errors import DataError
+from erckit.pipeline.processes import map_in_order
 from erckit.pipeline.run import RunError, run_stages
+from erckit.prompts.wording import read_wording
 
 STEP = """
 import sys
@@ -68,3 +75,71 @@ def test_stages_that_processes_cannot_share_are_refused(begin, tiny_config, monk
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RunError, match="^2 processes were started, and they can share training only. Use `erckit run"):
         run_stages(config, run)
+
+
+def take(items: list[int], taken: list[int]) -> Iterator[int]:
+    for item in items:
+        taken.append(item)
+        yield item
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_results_come_in_order_and_few_items_are_under_way(processes):
+    # The first takes longest; the function is made in the process that calls it.
+    begin = partial(eval, "lambda n: (__import__('time').sleep(0.5 if n == 0 else 0), n * n)[1]")
+    items, taken, found = list(range(40)), [], []
+    for result in map_in_order(begin, take(items, taken), processes):
+        found.append(result)
+        assert len(taken) - len(found) <= 2 * processes
+    assert found == [n * n for n in items]
+
+
+def test_an_error_in_another_process_is_that_of_the_function():
+    begin = partial(eval, "lambda n: __import__('erckit.data.errors').data.errors.read(n)")
+    with pytest.raises(AttributeError, match="has no attribute 'read'"):
+        list(map_in_order(begin, [1], 2))
+    begin = partial(read_wording, "nowhere")
+    with pytest.raises(DataError, match="^no wording 'nowhere'; expected one of "):
+        list(map_in_order(begin, [1], 2))
+
+
+def test_a_process_that_dies_is_told_as_an_error():
+    begin = partial(eval, "lambda n: __import__('os')._exit(1)")
+    with pytest.raises(
+        DataError, match="^one of 2 processes was ended from outside, as happens where memory runs out."
+    ):
+        list(map_in_order(begin, [1], 2))
+
+
+SLEEPER = """
+import os, sys
+from functools import partial
+from erckit.pipeline.processes import map_in_order
+
+if __name__ == "__main__":
+    begin = partial(eval, "lambda n: (__import__('time').sleep(n), __import__('os').getpid())[1]")
+    for pid in map_in_order(begin, [0.3, 0.3, *[600] * 20], 2):
+        print(pid, flush=True)
+"""
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    script = tmp_path / "sleeper.py"
+    script.write_text(SLEEPER, encoding="utf-8")
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        helpers = {int(child.stdout.readline()) for _ in range(2)}
+        child.kill()  # SIGKILL
+    for _ in range(300):
+        if not any(is_running(pid) for pid in helpers):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{helpers} still run")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if Path("/proc").is_dir() else True
