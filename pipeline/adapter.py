@@ -5,14 +5,16 @@ from typing import Any
 
 from .. import __version__
 from ..data.errors import DataError
-from ..data.files import read_json, write_json
+from ..data.files import hash_file, read_sealed, write_sealed
 from ..data.labels import LabelSet
 from ..prompts.wording import Wording
 from .backbone import fingerprint, precision
+from .checkpoints import name_failed_writes
 from .config import Config
 from .console import say
 
 CARD = "erckit.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def save_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wording: Wording) -> None:
@@ -20,7 +22,8 @@ def save_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
     # Not the folder it was loaded from, which another machine does not have.
     model.active_peft_config.base_model_name_or_path = config.model.name
     # Embeddings are never trained; to find that out by itself, PEFT would ask the hub.
-    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    with name_failed_writes(folder):
+        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # an empty card says nothing
     wording.write(folder / "wording")
     card = {
@@ -34,22 +37,30 @@ def save_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
         "wording": wording.hash,
         "protocol": config.prompts.model_dump(mode="json"),
         "seed": config.seed,
+        "sha256": {name: hash_file(folder / name) for name in (CONFIG, WEIGHTS)},
     }
-    write_json(folder / CARD, card)
+    write_sealed(folder / CARD, card)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return what an adapter was made for. Raises DataError where there is none of erckit's, or it was changed."""
+    if not (folder / CARD).is_file():
+        raise DataError(
+            f"{folder / CARD}: missing, so this is no adapter that erckit made. Train one, or name its folder."
+        )
+    return read_sealed(folder / CARD, "Copy the adapter's folder again, or train again.")
 
 
 def load_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wording: Wording) -> Any:
     """Lay the adapter over its base model, in evaluation mode, nothing of it trainable.
 
-    Raises DataError where it was made for another base model, label set or wording, or is no adapter of erckit's.
+    Raises DataError where it was made for another base model, label set or wording, is no adapter of erckit's, or was
+    changed since erckit wrote it. It is read from safetensors alone: nothing is ever unpickled.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
-    if not (folder / CARD).is_file():
-        raise DataError(
-            f"{folder / CARD}: missing, so this is no adapter that erckit made. Train one, or name its folder."
-        )
-    card = read_json(folder / CARD)
+    card = read_card(folder)
     # A model is what it computes: the same files elsewhere are the same model, other files of its name are not.
     if card.get("base_fingerprint") != fingerprint(config.model):
         raise DataError(
@@ -68,13 +79,17 @@ def load_adapter(model: Any, folder: Path, config: Config, labels: LabelSet, wor
             raise DataError(
                 f"{folder}: the adapter was made for {key} {card.get(key)!r}, expected {value!r}. {remedies[key]}"
             )
+    for name, digest in card["sha256"].items():
+        if not (folder / name).is_file() or hash_file(folder / name) != digest:
+            fate = "changed since training wrote it" if (folder / name).is_file() else "missing"
+            raise DataError(f"{folder / name}: {fate}. Copy the adapter's folder again, or train again.")
     for key, value in config.prompts.model_dump(mode="json", exclude={"template"}).items():
         trained = card["protocol"].get(key)
         if trained != value:
             say(f"  note: the adapter was trained with prompts.{key} {trained!r}, and is asked with {value!r}")
     try:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise DataError(
             f"{folder}: the adapter cannot be loaded ({reason}). Copy its folder again, or train again."

@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     begun = chat.add_mutually_exclusive_group()
     begun.add_argument("--memory", action="store_true", help="write what is said and felt into a temporary memory")
     begun.add_argument("--resume", type=Path, metavar="FILE", help="take up a conversation that was saved")
+    chat.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
     chat.set_defaults(command=_chat)
     summary = "list the shipped configurations, or print one with all its keys"
     configs = commands.add_parser("configs", help=summary, description=f"{summary}.".capitalize(), allow_abbrev=False)
@@ -128,11 +129,17 @@ def _run(options: argparse.Namespace) -> None:
 
 def _prompts(options: argparse.Namespace) -> None:
     from .console import say
+    from .run import Stale, forecast
 
-    _run(options)
+    config, run = _load(options)
+    # To look at prompts that are there already, the run folder is not held.
+    if not options.preview or any(
+        isinstance(found, Stale) for _, found in forecast(config, run, "prompts", "prompts")
+    ):
+        _run(options)
     if options.preview:
         module = importlib.import_module(STAGES["prompts"].module)
-        say(module.preview(*_load(options), options.preview))
+        say(module.preview(config, run, options.preview))
 
 
 def _ablate(options: argparse.Namespace) -> None:
@@ -149,7 +156,7 @@ def _chat(options: argparse.Namespace) -> None:
     from .console import say
     from .recognizer import Recognizer
 
-    recognizer = Recognizer.load(options.run, options.seed)
+    recognizer = Recognizer.load(options.run, options.seed, trust_remote_code=options.trust_remote_code)
     if options.resume:
         conversation = recognizer.resume(options.resume)
     else:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ..data.dialogue import Dialogue, Utterance
 from ..data.errors import DataError
-from ..data.files import hash_file, read_json
+from ..data.files import hash_file
 from ..data.labels import LabelSet
 from ..data.speakers import SpeakerRegistry, rename_utterance
 from ..prompts.tasks import NOTHING_KNOWN, Knowledge, Task, build_trees
@@ -27,8 +27,8 @@ from ..prompts.tree import PromptTree, read_aloud
 from ..prompts.wording import read_wording
 from ..retrieval.encoder import SentenceEncoder
 from ..retrieval.store import ProfileStore
-from .adapter import CARD, load_adapter
-from .artefacts import load_labels, load_speakers
+from .adapter import CARD, WEIGHTS, load_adapter, read_card
+from .artefacts import load_labels, load_speakers, require_unchanged
 from .backbone import fingerprint, load_model, load_tokenizer
 from .config import Config, Data, Memory, Model, Prompts, load_config
 from .conversation import Conversation
@@ -78,14 +78,16 @@ class Recognizer:
         self.both_ways = config.model.both_ways
 
     @classmethod
-    def load(cls, path: str | Path, seed: int | None = None) -> "Recognizer":
+    def load(cls, path: str | Path, seed: int | None = None, *, trust_remote_code: bool = False) -> "Recognizer":
         """Load a run folder (where it has several seeds, that of `seed`), or the folder of an adapter by itself.
 
-        With an adapter by itself, nothing is known of any speaker. Raises DataError where `path` is neither.
+        With an adapter by itself, nothing is known of any speaker. Code that comes with a model is run only with
+        `trust_remote_code`, whatever the folder says: it may be somebody else's. Raises DataError where `path` is
+        neither, or was changed since erckit wrote it.
         """
         folder = Path(path)
         if (folder / CARD).is_file():
-            config, labels = _read_card(folder)
+            config, labels = _read_card(folder, trust_remote_code)
             return cls._assemble(config, folder, labels, lambda dialogue: NOTHING_KNOWN, SpeakerRegistry(()), ())
         if not (folder / "config.yaml").is_file():
             raise DataError(
@@ -94,6 +96,12 @@ class Recognizer:
             )
         config = load_config(str(folder / "config.yaml"), seed=seed)
         run = Run(folder, config.seed)
+        if config.model.trust_remote_code and not trust_remote_code:
+            raise DataError(
+                f"{folder / 'config.yaml'}: its model brings code of its own (model.trust_remote_code). Where you trust "
+                "that code, load with trust_remote_code=True, or `erckit chat --trust-remote-code`."
+            )
+        require_unchanged(config, run)
         wording = {"template": str(run.path("prompts", "wording"))}
         config = config.model_copy(update={"prompts": config.prompts.model_copy(update=wording)})
         adapter = Path(config.predict.adapter) if config.predict.adapter else run.path("train", "adapter")
@@ -119,7 +127,7 @@ class Recognizer:
         model = load_adapter(load_model(config.model), adapter, config, labels, wording)
         task = make_task(config.prompts, wording, tokens, labels)
         settings = config.model_dump_json(include={"model", "prompts"}, exclude={"prompts": {"template"}})
-        parts = (fingerprint(config.model), hash_file(adapter / "adapter_model.safetensors"), wording.hash, settings)
+        parts = (fingerprint(config.model), hash_file(adapter / WEIGHTS), wording.hash, settings)
         identity = hashlib.sha256("".join([*parts, *map(hash_file, known)]).encode()).hexdigest()
         return cls(config, model, task, inform, identity=identity, speakers=speakers)
 
@@ -194,11 +202,16 @@ class Recognizer:
         return build_trees(dialogue, self._inform(dialogue), task, asked=asked, losses=Counter())
 
 
-def _read_card(folder: Path) -> tuple[Config, LabelSet]:
+def _read_card(folder: Path, trust_remote_code: bool) -> tuple[Config, LabelSet]:
     """Return the settings and the labels that an adapter was made with."""
-    card = read_json(folder / CARD)
+    card = read_card(folder)
     try:
-        model = Model(name=card["base_model"], revision=card["revision"], attention=card["attention"])
+        model = Model(
+            name=card["base_model"],
+            revision=card["revision"],
+            attention=card["attention"],
+            trust_remote_code=trust_remote_code,
+        )
         prompts = Prompts(**card["protocol"] | {"template": str(folder / "wording")})
         config = Config(name="adapter", data=Data(path="none"), model=model, prompts=prompts)
         return config, LabelSet(tuple(card["labels"]))

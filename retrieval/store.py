@@ -1,7 +1,5 @@
 """The FAISS store: facts, found by the meaning of their text, exactly."""
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..data.errors import DataError
-from ..data.files import hash_file, read_json, replace_atomically, write_json
+from ..data.files import hash_file, hash_record, read_json, replace_atomically, write_json
 from .profiles import Fact, read_facts, refuse_split, write_facts
 
 FORMAT = 1
@@ -112,7 +110,8 @@ class ProfileStore:
         rows = sorted(self._facts)
         write_facts(folder / FACTS, (self._facts[row] for row in rows))
         with replace_atomically(folder / INDEX) as temporary:
-            faiss.write_index(self._index, str(temporary))
+            # Written by FAISS itself, a file cut short by a full disk would pass for whole.
+            temporary.write_bytes(faiss.serialize_index(self._index).tobytes())
         sidecar = {
             "format": FORMAT,
             "metric": "inner_product",
@@ -122,7 +121,7 @@ class ProfileStore:
             "rows": {str(row): self._facts[row].id for row in rows},
             "sha256": {name: hash_file(folder / name) for name in (FACTS, INDEX)},
         }
-        write_json(folder / SIDECAR, sidecar | {"sidecar_sha256": _hash_record(sidecar)})
+        write_json(folder / SIDECAR, sidecar | {"sidecar_sha256": hash_record(sidecar)})
 
     @classmethod
     def load(cls, folder: Path, encoder_name: str, encoder_fingerprint: str, dimension: int) -> "ProfileStore":
@@ -190,7 +189,7 @@ def _check_sidecar(path: Path, sidecar: dict[str, Any], name: str, fingerprint: 
     # The format first: another one may well hash itself in another way.
     _expect(path, "format", found=sidecar.get("format"), expected=FORMAT)
     found = sidecar.pop("sidecar_sha256", None)
-    _expect(path, "sha256 of its own content", found=found, expected=_hash_record(sidecar))
+    _expect(path, "sha256 of its own content", found=found, expected=hash_record(sidecar))
     encoder = sidecar["encoder"]
     if encoder["fingerprint"] != fingerprint:
         raise DataError(
@@ -209,6 +208,3 @@ def _expect(path: Path, what: str, found: Any, expected: Any) -> None:
     if found != expected:
         raise DataError(f"{path}: {what}: found {found!r:.80}, expected {expected!r:.80}. {_REMEDY}")
 
-
-def _hash_record(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,8 @@
 """Profiles: the biographer reads the training dialogues and fills the store with facts about their speakers."""
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -21,8 +23,7 @@ def run(config: Config, run: Run) -> str:
     encoder = SentenceEncoder(config.profiles.encoder)
     dialogues = load_dialogues(run, "train")
     vectors = encode_utterances(dialogues, encoder)
-    with replace_atomically(run.path("profiles", VECTORS)) as temporary, temporary.open("wb") as file:
-        np.save(file, vectors)  # prompts and baselines read them again
+    _save_vectors(run.path("profiles", VECTORS), vectors)  # prompts and baselines read them again
     biographer = build_biographer(config, run, encoder, dialogues, vectors)
     seen = [speaker.name for speaker in load_speakers(run) if speaker.seen]
     facts = [fact for name in progress(seen, len(seen), "biographies") for fact in biographer.write_facts(name)]
@@ -60,3 +61,10 @@ def encode_utterances(dialogues: Sequence[Dialogue], encoder: SentenceEncoder) -
     blocks = [texts[start : start + 1024] for start in range(0, len(texts), 1024)]
     encoded = [encoder.encode(block) for block in progress(blocks, len(blocks), "blocks of 1,024 utterances encoded")]
     return np.concatenate(encoded)
+
+
+def _save_vectors(path: Path, vectors: np.ndarray) -> None:
+    buffer = io.BytesIO()  # into a file, NumPy would not tell that the disk is full
+    np.save(buffer, vectors, allow_pickle=False)
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
