@@ -28,9 +28,9 @@ def read_text(path: Path) -> tuple[str, Counter[str]]:
         line = raw.count(b"\n", 0, raw.index(b"\0")) + 1
         raise DataError(f"{path}:{line}: found a NUL byte, expected text (binary file, or UTF-16?). Save it as UTF-8.")
     repairs: Counter[str] = Counter()
-    # Split at "\n" only: str.splitlines would also split at U+0085, which is a damaged "…".
-    lines = raw.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    text = "\n".join(mend(_decode(line, repairs), repairs) for line in lines)
+    # As bytes: str.splitlines would also split at U+0085, which is a damaged "…".
+    lines = raw.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True)
+    text = "".join(mend(_decode(line, repairs), repairs) for line in lines)
     return text.removeprefix("\ufeff"), repairs
 
 

@@ -47,8 +47,9 @@ def run(config: Config, run: Run) -> str:
     if is_helper():
         return summary
     save_adapter(trainer.model, run.path("train", "adapter"), config, trainer.prompts.labels, trainer.prompts.wording)
-    # The entry of how fast it went is left out: the manifest says that, and the log can be made again.
-    log = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+    # The entry of how fast it went is left out: the manifest says that, and the log can be made again. A resumed
+    # training has the keys of the entries before it sorted, so all are.
+    log = [dict(sorted(entry.items())) for entry in trainer.state.log_history if "train_runtime" not in entry]
     write_json_lines(run.path("train", "log.jsonl"), log)
     del trainer
     gc.collect()  # a trainer and its model refer to one another, and would count for the next stage
