@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from ..data.errors import DataError
 from ..data.files import hash_file, name_errors, read_json, read_sealed, write_sealed
 from .processes import is_helper
@@ -53,9 +51,14 @@ def _hash_files(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def name_failed_writes(path: Path) -> Iterator[None]:
-    """Have a failed write into `path` raise an OSError that names it: safetensors and torch raise errors of their own."""
+    """Have whatever a library raises while it writes into `path` become an OSError that names it.
+
+    On a full disk safetensors, torch and tokenizers each raise something else.
+    """
     with name_errors(path):
         try:
             yield
-        except (SafetensorError, RuntimeError) as error:
+        except OSError:
+            raise
+        except Exception as error:
             raise OSError(errno.EIO, str(error).partition("\n")[0].rstrip("."), str(path)) from error
