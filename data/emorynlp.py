@@ -115,7 +115,8 @@ def _parse_speakers(cell: str, source: str) -> list[str]:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         speakers = None
     if not isinstance(speakers, list) or not all(isinstance(name, str) for name in speakers):
-        raise DataError(f"""{source}: Speaker is {cell!r:.80}, expected a list in quotes such as "['Monica Geller']".""")
+        expected = """expected a list in quotes such as "['Monica Geller']"."""
+        raise DataError(f"{source}: Speaker is {cell!r:.80}, {expected}")
     return speakers
 
 

@@ -19,6 +19,7 @@ from ..data.files import read_json, read_json_lines, replace_atomically, write_j
 from .artefacts import load_labels
 from .config import Config, load_config
 from .console import say
+from .lock import hold
 from .manifest import MANIFEST
 from .metrics import interval, resample, weighted_f1
 from .predictions import read_predictions
@@ -101,9 +102,19 @@ def ablate(
                 f"{name}: it changes the corpus, and variants are compared on the same one. Leave it out."
             )
     kept = {name: other for name, other in changed.items() if other != config}
+    with hold(run.folder):
+        rows = _compare(config, run, kept)
+        write_json(run.folder / "ablation" / f"{table}.json", [asdict(row) for row in rows])
+        with replace_atomically(run.folder / "ablation" / f"{table}.md") as temporary:
+            temporary.write_text(write_table(rows), encoding="utf-8")
+    return rows
+
+
+def _compare(config: Config, run: Run, variants: Mapping[str, Config]) -> list[Row]:
+    """Bring the run and its variants up to date. Returns their rows."""
     run_stages(config, run, last=LAST)
     runs, made = {WHOLE: run}, [(config, run)]
-    for name, other in kept.items():
+    for name, other in variants.items():
         say(f"{name}:")
         runs[name] = Run(run.folder / "ablation" / _folder_name(name), run.seed, run.seeds)
         _share_stages(made, other, runs[name])
@@ -112,9 +123,6 @@ def ablate(
     base, rows = _resample(run), list[Row]()
     for name, one in runs.items():
         rows.append(_measure(name, one, rows[0] if rows else None, _resample(one) - base))
-    write_json(run.folder / "ablation" / f"{table}.json", [asdict(row) for row in rows])
-    with replace_atomically(run.folder / "ablation" / f"{table}.md") as temporary:
-        temporary.write_text(write_table(rows), encoding="utf-8")
     return rows
 
 

@@ -25,7 +25,7 @@ def find_checkpoint(folder: Path) -> str | None:
     """
     for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
         if _is_whole(path):
-            best = read_json(path / "trainer_state.json")["best_global_step"]
+            best = read_json(path / "trainer_state.json").get("best_global_step")
             if best is None or _is_whole(locate_checkpoint(folder, best)):
                 return str(path)
         if not is_helper():

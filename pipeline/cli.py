@@ -133,9 +133,7 @@ def _prompts(options: argparse.Namespace) -> None:
 
     config, run = _load(options)
     # To look at prompts that are there already, the run folder is not held.
-    if not options.preview or any(
-        isinstance(found, Stale) for _, found in forecast(config, run, "prompts", "prompts")
-    ):
+    if not options.preview or any(isinstance(found, Stale) for _, found in forecast(config, run, "prompts", "prompts")):
         _run(options)
     if options.preview:
         module = importlib.import_module(STAGES["prompts"].module)

@@ -33,7 +33,7 @@ def stop_diverged(folder: Path, what: str, state: Any, batch: "Sequence[tuple[Ro
 
 
 def _describe(row: Row, losses: Sequence[float]) -> list[dict[str, Any]]:
-    """Return each example: its ids, its label, its loss (as text where it is not finite), its prompt with the answer."""
+    """Return each example: its ids, label, loss (as text where it is not finite), and prompt with answer as tokens."""
     branches = [(part, branch) for part in row.parts for branch in range(len(part.asked))]
     return [
         {

@@ -21,11 +21,16 @@ class RunError(RuntimeError):
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process until the block ends, or the process does, however it ends.
+    """Hold the folder, which is made, for this process until the block ends, or the process does, however it ends.
 
     The lock is the system's, so that a dead process holds nothing; what stands in the file is for the message alone.
-    Raises RunError where another process holds it.
+    A process may hold a folder twice. Raises RunError where another process holds it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    key = folder.resolve()
+    if key in _held:
+        yield
+        return
     with (folder / LOCK).open("a+b", buffering=0) as file:
         with name_errors(folder / LOCK):
             try:
@@ -38,7 +43,14 @@ def hold(folder: Path) -> Iterator[None]:
             since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
             file.truncate(0)
             file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode())
-        yield
+        _held.add(key)
+        try:
+            yield
+        finally:
+            _held.remove(key)
+
+
+_held: set[Path] = set()
 
 
 def _describe_holder(file: BinaryIO) -> str:

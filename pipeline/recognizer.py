@@ -98,8 +98,8 @@ class Recognizer:
         run = Run(folder, config.seed)
         if config.model.trust_remote_code and not trust_remote_code:
             raise DataError(
-                f"{folder / 'config.yaml'}: its model brings code of its own (model.trust_remote_code). Where you trust "
-                "that code, load with trust_remote_code=True, or `erckit chat --trust-remote-code`."
+                f"{folder / 'config.yaml'}: its model brings code of its own (model.trust_remote_code). Where you "
+                "trust that code, load with trust_remote_code=True, or `erckit chat --trust-remote-code`."
             )
         require_unchanged(config, run)
         wording = {"template": str(run.path("prompts", "wording"))}

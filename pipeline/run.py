@@ -89,7 +89,6 @@ def run_stages(config: Config, run: Run, first: str = next(iter(STAGES)), last: 
     before, names = split_plan(config, first, last)
     for name in names:
         list(_foreign_files(name, config))  # a missing corpus or adapter is better known now than in some hours
-    run.folder.mkdir(parents=True, exist_ok=True)
     with hold(run.folder):
         for name in before:
             for one in _runs(name, run):

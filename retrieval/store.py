@@ -207,4 +207,3 @@ def _require(path: Path) -> None:
 def _expect(path: Path, what: str, found: Any, expected: Any) -> None:
     if found != expected:
         raise DataError(f"{path}: {what}: found {found!r:.80}, expected {expected!r:.80}. {_REMEDY}")
-

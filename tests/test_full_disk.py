@@ -20,8 +20,6 @@ from erckit.pipeline.stages import STAGES
 
 from tests.tools.kill_stages import compare, describe
 
-SMALL = ("train.batch_size=36",)  # two optimiser steps
-
 
 class FailingDisk:
     """Fails one call that writes below a folder: the one numbered `number`, or the first that `way` tells for a file.
@@ -86,44 +84,28 @@ class FailingDisk:
             yield
 
 
-@pytest.fixture(scope="module")
-def whole(prepared, tiny_config, tmp_path_factory):
-    """The folder of a finished run."""
-    runs = tmp_path_factory.mktemp("whole")
-    shutil.copytree(prepared.folder, runs / "talk")
-    assert main(command(tiny_config, runs, "report")) == 0
-    return runs / "talk"
-
-
-def command(config, runs, stage):
-    return ["run", str(config), "--runs", str(runs), "--to", stage, *(p for s in SMALL for p in ("--set", s))]
-
-
 @pytest.fixture
-def attempt(whole, tiny_config, tmp_path, capsys):
+def attempt(finished, tmp_path, capsys):
     """A function from a stage to one that runs it where all before it is there, and says what the message is."""
 
     def begin(stage):
         folder = tmp_path / "runs" / "talk"
         names = list(STAGES)
-        shutil.copytree(whole, folder)
+        shutil.copytree(finished.folder, folder)
         for later in names[names.index(stage) :]:
             shutil.rmtree(folder / "seed-1" / later if STAGES[later].seeded else folder / later)
-        before = describe(folder)
+        before, command = describe(folder), ["run", *finished.options, "--runs", str(folder.parent), "--to", stage]
 
         def run(disk=None):
             capsys.readouterr()
             if disk is None:
-                assert main(command(tiny_config, folder.parent, stage)) == 0
-                made = describe(folder)
-                assert made.keys() == {path for path in describe(whole) if path in made}
-                assert compare(made, {path: digest for path, digest in describe(whole).items() if path in made}) in (
-                    [],
-                    ["report/manifest.json"],  # which says where the page is
-                )
+                assert main(command) == 0
+                made, right = describe(folder), describe(finished.folder)
+                differing = compare(made, {path: right[path] for path in right if path in made})
+                assert differing in ([], ["report/manifest.json"])  # which says where the page is
                 return ""
             with disk.at_work():
-                status = main(command(tiny_config, folder.parent, stage))
+                status = main(command)
             said = capsys.readouterr()
             assert "Traceback" not in said.err
             now = describe(folder)

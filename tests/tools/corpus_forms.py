@@ -14,7 +14,7 @@ Said = tuple[tuple[str, ...], str, str]
 """Speakers, text and label of an utterance."""
 
 NAMES = ("Ada", "Ben O'Neil", "Zoë", "Lucía Peña", 'Tom "Tiny" Ray', "Мира")
-WORDS = ("well", "no,", "you’re", "“so”", "naïve…", 'a "quote"', "O'Hara", "100%", "😀", "é", "(sighs)", "[door]", "a\\b")
+WORDS = ("well", "no,", "you’re", "“so”", "naïve…", 'a "quote"', "O'Hara", "100%", "😀", "é", "(hm)", "[door]", "a\\b")
 SIZES = (6, 3, 3)  # dialogues of train, dev and test
 
 
@@ -92,7 +92,8 @@ def _render_emorynlp_csv(split: str, dialogues: Sequence[list[Said]]) -> Iterato
     yield _line("Utterance,Speaker,Emotion,Scene_ID,Utterance_ID,Season,Episode,Start_Time,End_Time")
     for number, dialogue in enumerate(dialogues):
         for turn, said in enumerate(dialogue):
-            cells = [said[1], str(list(said[0])), said[2].capitalize(), number, turn, 1, _place(split, number), "0:1", "x"]
+            speakers, label, episode = str(list(said[0])), said[2].capitalize(), _place(split, number)
+            cells = [said[1], speakers, label, number, turn, 1, episode, "0:1", "x"]
             yield _line(_row(cells), said, number)
 
 
@@ -137,15 +138,16 @@ FORMS = {
         _render_json,
     ),
     "emorynlp-text": Form(
-        ("EMORY_train.txt", "EMORY_dev.txt", "EMORY_test.txt"), EMORYNLP.names, _render_text, is_first_speaker_alone=True
+        ("EMORY_train.txt", "EMORY_dev.txt", "EMORY_test.txt"),
+        EMORYNLP.names,
+        _render_text,
+        is_first_speaker_alone=True,
     ),
     "emorynlp-csv": Form(
         ("emorynlp_train_final.csv", "emorynlp_dev_final.csv", "emorynlp_test_final.csv"),
         EMORYNLP.names,
         _render_emorynlp_csv,
     ),
-    "meld-csv": Form(
-        ("train_sent_emo.csv", "dev_sent_emo.csv", "test_sent_emo.csv"), MELD.names, _render_meld
-    ),
+    "meld-csv": Form(("train_sent_emo.csv", "dev_sent_emo.csv", "test_sent_emo.csv"), MELD.names, _render_meld),
     "erckit-jsonl": Form(("train.jsonl", "dev.jsonl", "test.jsonl"), EMORYNLP.names, _render_jsonl),
 }

@@ -38,7 +38,7 @@ WITHOUT_LINE = ("no such file", "no dialogues", "is missing", "no corpus recogni
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a damaged corpus: `kind` is "the same", "other" or "refused"; `wrong` says what is, if anything."""
+    """What became of a damaged corpus: `kind` is "the same", "other" or "refused", and `wrong` what is not right."""
 
     form: str
     kind: str
@@ -114,7 +114,8 @@ def write(files: dict[str, list[Line]], folder: Path) -> None:
 
 def judge_message(message: str, path: Path, damaged: bytes | None) -> str:
     """Return what is wrong with the refusal of a file, nothing where it tells the place."""
-    if path.name == "labels.json" and re.match(rf"{re.escape(str(path.parent))}/\w+\.jsonl:\d+: unknown label", message):
+    corpus = re.escape(str(path.parent))
+    if path.name == "labels.json" and re.match(rf"{corpus}/\w+\.jsonl:\d+: unknown label", message):
         return ""  # it is a right list of labels, just not of those that the corpus has
     place = re.match(rf"{re.escape(str(path))}:(\d+): .", message)
     if place and 1 <= int(place[1]) <= len(split_lines(damaged or b"")):

@@ -32,13 +32,15 @@ from erckit.pipeline.run import Run
 from erckit.pipeline.stages import STAGES
 
 VARYING = ("started", "seconds", "peak_memory_mib", "peak_gpu_memory_mib")
-PRELOADED = [*(stage.module for stage in STAGES.values()), "erckit.pipeline.training", "peft", "faiss", "matplotlib.figure",
-             "sentence_transformers", "sklearn.linear_model", "sklearn.feature_extraction.text"]  # fmt: skip
+PRELOADED = [
+    *(stage.module for stage in STAGES.values()), "erckit.pipeline.training", "peft", "faiss", "matplotlib.figure",
+    "sentence_transformers", "sklearn.linear_model", "sklearn.feature_extraction.text",
+]  # fmt: skip
 
 
 @dataclass(slots=True)
 class Found:
-    """What came of killing a stage: how often it was, how often a checkpoint was there, and what differed in the end."""
+    """What came of killing a stage: how often it was, how often it had a checkpoint, what differed in the end."""
 
     kills: int = 0
     resumed: int = 0
@@ -65,7 +67,8 @@ def main() -> int:
             found = killer.kill(stage, options.kills)
             wrong = wrong or bool(found.differences)
             differing = ", ".join(found.differences) or "nothing"
-            print(f"{stage:<10} {killer.seconds(stage):8.2f} {found.kills:6} {found.resumed:18}  {differing}", flush=True)
+            numbers = f"{killer.seconds(stage):8.2f} {found.kills:6} {found.resumed:18}"
+            print(f"{stage:<10} {numbers}  {differing}", flush=True)
     return 1 if wrong else 0
 
 
@@ -116,9 +119,9 @@ class Killer:
     def _kill_once(self, stage: str) -> bool:
         """Return whether the process was still at work when it was killed."""
         begun, lock = self.disturbed.path(stage, STARTED), self.disturbed.folder / LOCK
-        again = begun.is_file()
+        lock.unlink(missing_ok=True)
         process = self._start(stage)
-        while process.is_alive() and not (begun.is_file() and (not again or f'"pid": {process.pid},' in lock.read_text())):
+        while process.is_alive() and not (lock.is_file() and begun.is_file()):
             time.sleep(0.001)
         time.sleep(self._random.uniform(0, self.seconds(stage)))
         process.kill()
