@@ -206,7 +206,10 @@ def test_code_that_comes_with_a_model_is_not_run(finished, brings_code, tmp_path
     shutil.copytree(finished.folder, tmp_path / "runs" / "talk")
     options = [*finished.options, "--set", f"model.name={folder}", "--runs", str(tmp_path / "runs")]
     assert main(["run", *options]) == 2
-    assert "trust_remote_code" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        f"erckit: model {str(folder)!r} brings code of its own, which was not run. Where you trust that code, set "
+        "`model.trust_remote_code: true`; it is run with all that you may do on this machine.\n"
+    )
     assert not marker.exists()
 
 
