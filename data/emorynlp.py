@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import warnings
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from .dialogue import Dialogue, Utterance
 from .errors import DataError
+from .files import decode_json
 from .labels import EMORYNLP, LabelSet
 from .reading import build_utterance, group_turns, name_episode, name_split, read_number, read_table
 from .text import mend, read_text
@@ -24,20 +26,22 @@ def read_json(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue], 
     """
     text, repairs = read_text(path)
     try:
-        content = json.loads(text)
+        content = decode_json(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: broken JSON ({error.msg}). Fetch or mend the file.") from error
-    lines = _find_lines(text)
-    dialogues = []
-    for episode in _take(content, "episodes", list, str(path)):
-        session = _take(episode, "episode_id", str, str(path))
-        for place, scene in enumerate(_take(episode, "scenes", list, str(path))):
-            scene_id = _take(scene, "scene_id", str, str(path))
+    places = {id: f"{path}:{line}" for id, line in _find_lines(text).items()}
+    dialogues, start = [], f"{path}:1"
+    for episode in _take(content, "episodes", list, start):
+        session = _take(episode, "episode_id", str, start)
+        above = places.get(session, start)
+        for place, scene in enumerate(_take(episode, "scenes", list, above)):
+            scene_id = _take(scene, "scene_id", str, above)
+            above = source = places.get(scene_id, above)
             utterances = []
-            for value in _take(scene, "utterances", list, f"{path}: scene {scene_id}"):
-                id = _take(value, "utterance_id", str, f"{path}: scene {scene_id}")
-                utterances.append(_read_utterance(value, id, labels, f"{path}:{lines[id]}", repairs))
-            source = utterances[0].source if utterances else str(path)
+            for value in _take(scene, "utterances", list, source):
+                id = _take(value, "utterance_id", str, f"{above}: scene {scene_id}")
+                above = places.get(id, above)
+                utterances.append(_read_utterance(value, id, labels, above, repairs))
             dialogues.append(Dialogue(scene_id, tuple(utterances), session, place, source))
     return dialogues, repairs
 
@@ -71,7 +75,10 @@ def read_csv(path: Path, labels: LabelSet = EMORYNLP) -> tuple[list[Dialogue], C
 
 def _read_utterance(value: Any, id: str, labels: LabelSet, source: str, repairs: Counter[str]) -> Utterance:
     # Escapes such as \u0092 hide damage from the repair of lines, so strings are mended once more.
-    speakers = [mend(str(name), repairs) for name in _take(value, "speakers", list, source)]
+    names = _take(value, "speakers", list, source)
+    if not all(isinstance(name, str) for name in names):
+        raise DataError(f"{source}: 'speakers' is {names!r:.80}, expected a list of names. Mend it.")
+    speakers = [mend(name, repairs) for name in names]
     text = mend(_take(value, "transcript", str, source), repairs)
     return build_utterance(id, speakers, text, _take(value, "emotion", str, source), labels, source)
 
@@ -103,11 +110,13 @@ def _name_scene(row: dict[str, str], source: str) -> str:
 
 def _parse_speakers(cell: str, source: str) -> list[str]:
     try:
-        speakers = ast.literal_eval(cell.strip())
-    except (ValueError, SyntaxError):
+        with warnings.catch_warnings(action="ignore"):  # of backslashes
+            speakers = ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         speakers = None
     if not isinstance(speakers, list) or not all(isinstance(name, str) for name in speakers):
-        raise DataError(f"""{source}: Speaker is {cell!r}, expected a list in quotes such as "['Monica Geller']".""")
+        expected = """expected a list in quotes such as "['Monica Geller']"."""
+        raise DataError(f"{source}: Speaker is {cell!r:.80}, {expected}")
     return speakers
 
 
@@ -122,10 +131,10 @@ def _take(value: Any, key: str, kind: type, source: str) -> Any:
 
 
 def _find_lines(text: str) -> dict[str, int]:
-    """Return the line on which each utterance id stands: the json module does not say."""
+    """Return the line on which each id stands: the json module does not say."""
     lines: dict[str, int] = {}
     line, end = 1, 0
-    for match in re.finditer(r'"utterance_id"\s*:\s*("(?:[^"\\]|\\.)*")', text):
+    for match in re.finditer(r'"(?:episode|scene|utterance)_id"\s*:\s*("(?:[^"\\]|\\.)*")', text):
         line += text.count("\n", end, match.start())
         end = match.start()
         lines[json.loads(match[1])] = line

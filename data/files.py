@@ -15,17 +15,35 @@ from .errors import DataError
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the place of `path` when the block ends well, else it goes."""
+    """Yield a temporary path beside `path`; it takes the place of `path` when the block ends well, else it goes.
+
+    Raises OSError with the name of `path` where it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    with name_errors(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o644)  # mkstemp makes files private; artefacts are for sharing
+            # Some file systems tell of a full disk here only, and without it a loss of power may leave an empty file.
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def name_errors(path: Path) -> Iterator[None]:
+    """Have an OSError name `path` where it names no file, as that of a full disk, or a temporary one beside it."""
     try:
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp makes files private; artefacts are for sharing
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(path.parent / f".{path.name}.")):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,7 +73,7 @@ def read_json(path: Path) -> Any:
     """Read a file of one JSON value. Raises DataError where it is missing, broken or not UTF-8."""
     try:
         with _open_text(path) as file:
-            return json.load(file)
+            return decode_json(file.read())
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: broken JSON ({error.msg}). Mend or remove the file.") from error
 
@@ -74,12 +92,49 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 def parse_json_line(line: str, source: str) -> Any:
     """Parse a line that is one JSON value. Raises DataError naming `source`."""
     try:
-        return json.loads(line)
+        return decode_json(line)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{source}: broken JSON ({error.msg}, column {error.colno}). "
             "Each line holds one JSON object; mend or remove the line."
         ) from error
+
+
+def decode_json(text: str) -> Any:
+    """Return the JSON value of a text. Raises JSONDecodeError, for what Python cannot hold too."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from error
+    except ValueError as error:
+        raise json.JSONDecodeError("a number with too many digits", text, 0) from error
+
+
+def write_sealed(path: Path, record: dict[str, Any]) -> None:
+    """Write a JSON object with a hash of itself, by which `read_sealed` sees whether it was changed."""
+    write_json(path, add_seal(record))
+
+
+def add_seal(record: dict[str, Any]) -> dict[str, Any]:
+    return record | {SEAL: hash_record(record)}
+
+
+def read_sealed(path: Path, remedy: str) -> dict[str, Any]:
+    """Read what `write_sealed` wrote, without the hash. Raises DataError where it was changed, with the `remedy`."""
+    record = read_json(path)
+    if not isinstance(record, dict) or record.pop(SEAL, None) != hash_record(record):
+        raise DataError(f"{path}: its content is not what erckit wrote there. {remedy}")
+    return record
+
+
+SEAL = "sha256_of_the_rest"
+
+
+def hash_record(record: dict[str, Any]) -> str:
+    """SHA-256 of a JSON object, in hex, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

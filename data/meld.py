@@ -33,9 +33,9 @@ def _name_dialogue(row: dict[str, str], split: str, source: str) -> str:
 
 def _read_time(row: dict[str, str], source: str) -> int:
     """Return the seconds of 00:16:16,059."""
-    match = re.fullmatch(r"(\d+):(\d\d):(\d\d)[,.]\d+", row["StartTime"].strip(), flags=re.ASCII)
+    match = re.fullmatch(r"(\d{1,4}):(\d\d):(\d\d)[,.]\d+", row["StartTime"].strip(), flags=re.ASCII)
     if not match:
-        raise DataError(f"{source}: StartTime is {row['StartTime']!r}, expected a time such as 00:16:16,059.")
+        raise DataError(f"{source}: StartTime is {row['StartTime']!r:.80}, expected a time such as 00:16:16,059.")
     hours, minutes, seconds = map(int, match.groups())
     return 3600 * hours + 60 * minutes + seconds
 

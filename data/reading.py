@@ -13,6 +13,7 @@ from .labels import LabelSet
 from .text import one_line, read_text
 
 NO_TEXT = "utterances without text left out"
+LONGEST = 19  # digits; more is no number of anything, and Python refuses thousands of them
 
 
 def read_table(path: Path, columns: Sequence[str]) -> tuple[list[tuple[str, dict[str, str]]], Counter[str]]:
@@ -76,8 +77,8 @@ def name_episode(row: dict[str, str], source: str) -> str:
 def read_number(row: dict[str, str], column: str, source: str) -> int:
     """Return a cell as an integer of at least 0, or raise DataError."""
     cell = row[column].strip()
-    if not (cell.isascii() and cell.isdigit()):
-        raise DataError(f"{source}: {column} is {cell!r}, expected a whole number. Mend this row.")
+    if not (cell.isascii() and cell.isdigit() and len(cell) < LONGEST):
+        raise DataError(f"{source}: {column} is {cell!r:.80}, expected a whole number. Mend this row.")
     return int(cell)
 
 

@@ -24,9 +24,9 @@ def read_text(path: Path) -> tuple[str, Counter[str]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check the path.")
     repairs: Counter[str] = Counter()
-    # Split at "\n" only: str.splitlines would also split at U+0085, which is a damaged "…".
-    lines = enumerate(path.read_bytes().split(b"\n"), start=1)
-    return "\n".join(mend_line(line, f"{path}:{number}", repairs) for number, line in lines), repairs
+    # As bytes: str.splitlines would also split at U+0085, which is a damaged "…".
+    lines = enumerate(path.read_bytes().splitlines(keepends=True), start=1)
+    return "".join(mend_line(line, f"{path}:{number}", repairs) for number, line in lines), repairs
 
 
 def mend_line(line: bytes, source: str, repairs: Counter[str]) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ..data.files import read_json, read_json_lines, write_json, write_text
-from .config import load_config
+from .config import Config, load_config
 from .experiments import load_variants, make_variants, write_override
-from .manifest import MANIFEST
+from .lock import hold
+from .manifest import read_manifest
 from .metrics import deviate, interval, resample, weighted_f1
 from .run import Run, run_stages
 from .stages.evaluate import MODEL, count_by_seed
@@ -83,9 +84,15 @@ def ablate(
     changed = load_variants(config_name, overrides, run.seed, variants)
     if not all(one.predict.test for one in (config, *changed.values())):
         raise ConfigError("predict.test is false, and variants are compared on test. Leave it out.")
-    run_stages(config, run, last=LAST)
     kept = {name: other for name, other in changed.items() if other != config}
-    runs = {WHOLE: run, **make_variants(config, run, kept, run.folder / "ablation", LAST)}
+    with hold(run.folder):
+        run_stages(config, run, last=LAST)
+        runs = {WHOLE: run, **make_variants(config, run, kept, run.folder / "ablation", LAST)}
+        return _tell_rows(config, run, runs, table)
+
+
+def _tell_rows(config: Config, run: Run, runs: Mapping[str, Run], table: str) -> list[Row]:
+    """Return the rows of the runs, the first of which is `run`, and write their table."""
 
     def draw(one: Run) -> np.ndarray:
         """Return test W-F1 resampled, the mean over seeds, shape (resamples,), with the same draws for every run."""
@@ -140,9 +147,7 @@ def _measure(name: str, one: Run, whole: Row | None, drawn: np.ndarray) -> Row:
         difference=mean - whole.test if whole else 0.0,
         low=low,
         high=high,
-        speed=float(
-            np.mean([_count_answers(run) / read_json(run.path("predict", MANIFEST))["seconds"] for run in runs])
-        ),
+        speed=float(np.mean([_count_answers(run) / read_manifest(run.path("predict"))["seconds"] for run in runs])),
     )
 
 

@@ -4,12 +4,23 @@ from collections.abc import Iterator
 
 from ..data import erckit_jsonl
 from ..data.dialogue import Dialogue
+from ..data.errors import DataError
 from ..data.files import read_json, read_json_lines
 from ..data.labels import LabelSet
 from ..data.speakers import SpeakerRegistry
 from ..prompts.tree import PromptTree, from_record
 from ..prompts.wording import Wording, read_wording
-from .run import Run
+from .config import Config
+from .manifest import find_change, read_manifest
+from .run import Run, settings_of
+
+ANSWERING = {
+    "ingest": ("labels.json", "speakers.json"),
+    "profiles": ("facts.jsonl", "index.faiss", "store.json"),
+    "prompts": ("wording/",),
+    "train": ("adapter/",),
+}
+"""By stage, the outputs that decide an answer outside the stages."""
 
 
 def load_labels(run: Run) -> LabelSet:
@@ -46,3 +57,23 @@ def load_trees(run: Run, split: str, wording: Wording) -> Iterator[PromptTree]:
     path = run.path("prompts", f"{split}.jsonl")
     for number, record in read_json_lines(path):
         yield from_record(record, wording, f"{path}:{number}")
+
+
+def require_unchanged(config: Config, run: Run) -> None:
+    """Raise DataError where the run was made with other settings, or what answers depend on was changed since."""
+    for stage, outputs in ANSWERING.items():
+        if stage == "train" and config.predict.adapter:
+            continue  # an adapter from elsewhere has its own card
+        folder = run.path(stage)
+        manifest = read_manifest(folder)
+        for section, settings in settings_of(stage, config).items():
+            for key, value in settings.items():
+                made_with = manifest["config"][section].get(key)
+                if made_with != value:
+                    raise DataError(
+                        f"{run.folder / 'config.yaml'}: {section}.{key} is {value!r}, and {stage} was made with "
+                        f"{made_with!r}. Use `erckit run` with the configuration that you want."
+                    )
+        for output in outputs:
+            if change := find_change(folder, manifest, output):
+                raise DataError(f"{folder}: {change} since {stage} wrote it. Use `erckit run`, which makes it anew.")

@@ -239,6 +239,11 @@ def _require_cuda(device: str) -> None:
 
 
 def _not_loaded(config: ModelConfig, error: Exception) -> DataError:
+    if "trust_remote_code" in str(error):
+        return DataError(
+            f"model {config.name!r} brings code of its own, which was not run. Where you trust that code, set "
+            "`model.trust_remote_code: true`; it is run with all that you may do on this machine."
+        )
     reason = str(error).strip().partition("\n")[0].rstrip(".")
     where = "this folder" if Path(config.name).exists() else "the hub"
     return DataError(

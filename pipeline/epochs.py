@@ -37,11 +37,15 @@ class Batches:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One forward pass: parts of trees, and for all their branches in order the label and the ids of its answer."""
+    """One forward pass: parts of trees, and for all their branches in order the label and the ids of its answer.
+
+    `asked` has the ids of dialogue and utterance that each branch asks about.
+    """
 
     parts: tuple[Part, ...]
     labels: tuple[str, ...]
     answers: tuple[Leaf, ...]
+    asked: tuple[tuple[str, str], ...]
 
 
 class TrainingPrompts:
@@ -93,7 +97,7 @@ class TrainingPrompts:
 
     def row(self, place: int) -> Row:
         """Return a row of this epoch."""
-        parts, labels, answers = [], [], []
+        parts, labels, answers, asked = [], [], [], []
         for visit in self._rows[place]:
             branches = []
             for example in visit:
@@ -105,8 +109,9 @@ class TrainingPrompts:
                 branches.append((tree.after(branch), ids, find_leaves([answer], self.tokens.choices)))
                 labels.append(label)
                 answers.append(answer)
+                asked.append((tree.tree.dialogue, self._branch(example).utterance))
             parts.append(self._trees[self._examples[visit[0]][0]].lay_out(branches))
-        return Row(tuple(parts), tuple(labels), tuple(answers))
+        return Row(tuple(parts), tuple(labels), tuple(answers), tuple(asked))
 
     def prove(self) -> None:
         """Show for every example that its answer is decided where its unrolled prompt with the answer decides it.

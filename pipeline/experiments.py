@@ -85,4 +85,7 @@ def _share_stages(made: Sequence[tuple[Config, Run]], config: Config, variant: R
         for name in SHARED[: common(donor)]:
             source, target = donor[1].with_seed(one.seed).path(name), one.path(name)
             if source.is_dir() and not target.exists():
-                shutil.copytree(source, target)
+                half = target.with_name(f".{name}")
+                shutil.rmtree(half, ignore_errors=True)  # of a process that was killed
+                shutil.copytree(source, half)
+                half.rename(target)

@@ -76,7 +76,8 @@ def _open_form(path: Path, schema: Any) -> Iterator[Callable[[dict[str, Any]], N
         replace_atomically(lines_path) as temporary_lines,
         replace_atomically(table_path) as temporary_table,
         temporary_lines.open("w", encoding="utf-8") as lines,
-        ParquetWriter(temporary_table, schema) as table,
+        temporary_table.open("wb") as binary,
+        ParquetWriter(binary, schema) as table,
     ):
 
         def write(row: dict[str, Any]) -> None:

@@ -1,18 +1,18 @@
 """The record of a stage: what it was made from, what it made, and the folder in which both stand."""
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from ..data.files import read_json, write_json
+from ..data.errors import DataError
+from ..data.files import hash_file, read_json, read_sealed, write_json
 
 MANIFEST, STARTED = "manifest.json", "started.json"
 
 
-def key_of(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read what the stage of this folder recorded. Raises DataError where it is missing or was changed."""
+    return read_sealed(folder / MANIFEST, "Use `erckit run`, which makes it anew.")
 
 
 def begin_folder(folder: Path, key: str, *, parts: bool = False) -> None:
@@ -21,7 +21,10 @@ def begin_folder(folder: Path, key: str, *, parts: bool = False) -> None:
     Of a stage with `parts` all files stay, and it looks itself which of them still hold.
     """
     started, manifest = folder / STARTED, folder / MANIFEST
-    if not manifest.exists() and started.is_file() and read_json(started) == {"key": key}:
+    if not manifest.exists() and _reads_as(started, {"key": key}):
+        for path in folder.rglob(".*"):
+            if path.is_file():
+                path.unlink()  # a temporary file of the process that was killed
         return
     # In this order, a kill between any two lines leaves a folder that counts neither as finished nor as begun.
     started.unlink(missing_ok=True)
@@ -29,6 +32,13 @@ def begin_folder(folder: Path, key: str, *, parts: bool = False) -> None:
     if folder.exists() and not parts:
         shutil.rmtree(folder)
     write_json(started, {"key": key})
+
+
+def _reads_as(path: Path, value: Any) -> bool:
+    try:
+        return read_json(path) == value
+    except DataError:
+        return False
 
 
 def list_outputs(folder: Path) -> list[Path]:
@@ -45,9 +55,20 @@ def list_outputs(folder: Path) -> list[Path]:
 
 def recorded_outputs(folder: Path, prefix: str) -> list[str]:
     """The outputs under `prefix` that a stage's manifest lists."""
-    if not (folder / MANIFEST).is_file():
+    try:
+        return [path for path in read_manifest(folder)["outputs"] if path.startswith(prefix)]
+    except DataError:
         return []
-    return [path for path in read_json(folder / MANIFEST)["outputs"] if path.startswith(prefix)]
+
+
+def find_change(folder: Path, manifest: dict[str, Any], prefix: str = "") -> str | None:
+    """Say which output under `prefix` is no longer as the stage wrote it, None where all are."""
+    for path, output in manifest["outputs"].items():
+        if path.startswith(prefix) and not (folder / path).is_file():
+            return f"output {path} is missing"
+        if path.startswith(prefix) and hash_file(folder / path) != output["sha256"]:
+            return f"output {path} was changed"
+    return None
 
 
 def explain_difference(manifest: dict[str, Any], record: dict[str, Any]) -> str:

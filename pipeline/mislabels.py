@@ -31,13 +31,15 @@ class Surprise:
     text: str
 
 
-def find_mislabels(folder: Path, seed: int | None, count: int) -> tuple[Path, list[Surprise]]:
+def find_mislabels(
+    folder: Path, seed: int | None, count: int, *, trust_remote_code: bool = False
+) -> tuple[Path, list[Surprise]]:
     """Write `mislabels.csv` beside the adapter of a seed: the utterances of highest loss, the highest first.
 
     Returns the file and its rows. They are asked as in training, told gold recent emotions, without a memory.
     Raises DataError where the folder is no run with an adapter.
     """
-    recognizer = Recognizer.load(folder, seed)
+    recognizer = Recognizer.load(folder, seed, trust_remote_code=trust_remote_code)
     run = Run(folder, recognizer.config.seed)
     found = nlargest(count, _answer_training(recognizer, run), key=lambda surprise: surprise.loss)
     path = run.path("train").with_name("mislabels.csv")

@@ -11,7 +11,7 @@ from ..retrieval.encoder import EMBEDDED
 from .adapter import WEIGHTS, Found
 from .backbone import fingerprint_name
 from .console import format_seconds
-from .manifest import MANIFEST
+from .manifest import MANIFEST, read_manifest
 from .report.systems import MODEL, Score, compare_systems, spread
 from .run import Run
 from .yaml_text import dump_mapping
@@ -91,7 +91,7 @@ def _collect(found: Found) -> dict[str, Any]:
     if run is None:
         return nothing | {"versions": "", "settings": ""}
     corpus = read_json(run.path("ingest", "corpus.json"))
-    made = None if config.predict.adapter else read_json(run.path("train", MANIFEST))
+    made = None if config.predict.adapter else read_manifest(run.path("train"))
     metrics = _read_metrics(run, found.folder)
     systems = compare_systems([metrics]) if metrics else []
     test = metrics["splits"]["test"] if metrics else None
@@ -115,7 +115,7 @@ def _read_metrics(run: Run, adapter: Path) -> dict[str, Any] | None:
     path = run.path("evaluate", "metrics.json")
     if not path.is_file():
         return None
-    evaluated, predicted = (read_json(run.path(stage, MANIFEST)) for stage in ("evaluate", "predict"))
+    evaluated, predicted = (read_manifest(run.path(stage)) for stage in ("evaluate", "predict"))
     answers = run.path("predict", "test.jsonl").relative_to(run.folder).as_posix()
     used = {digest for file, digest in predicted["inputs"].items() if file.endswith(f"adapter/{WEIGHTS}")}
     links = (
@@ -136,8 +136,8 @@ def _compare_seeds(run: Run) -> dict[str, Any] | None:
     seeds = [run.with_seed(int(folder.name.removeprefix("seed-"))) for folder in run.folder.glob("seed-*")]
 
     def settings(one: Run) -> list[Any]:
-        paths = [one.path(stage, MANIFEST) for stage in ("train", "predict", "evaluate")]
-        return [read_json(path)["config"] if path.is_file() else None for path in paths]
+        folders = [one.path(stage) for stage in ("train", "predict", "evaluate")]
+        return [read_manifest(folder)["config"] if (folder / MANIFEST).is_file() else None for folder in folders]
 
     alike = [one for one in seeds if settings(one) == settings(run)]
     tests = [read_json(one.path("evaluate", "metrics.json"))["splits"]["test"]["systems"][MODEL] for one in alike]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.errors import DataError
-from ..data.files import hash_file, read_json, write_json
+from ..data.files import hash_file, read_json, read_sealed, write_sealed
 from .manifest import MANIFEST, STARTED
 
 RECORDS = "checkpoints"
@@ -14,10 +14,10 @@ RECORDS = "checkpoints"
 def find_part(folder: Path, name: str, key: str) -> dict[str, Any] | None:
     """Return what was noted about a part, None unless it was made under this key and its files are as they were."""
     try:
-        record = read_json(folder / RECORDS / f"{name}.json")
+        record = read_sealed(folder / RECORDS / f"{name}.json", "Remove it.")
     except DataError:
         return None
-    if not isinstance(record, dict) or record.get("key") != key:
+    if record["key"] != key:
         return None
     intact = all((folder / file).is_file() and hash_file(folder / file) == was for file, was in record["files"].items())
     return record["notes"] if intact else None
@@ -26,7 +26,7 @@ def find_part(folder: Path, name: str, key: str) -> dict[str, Any] | None:
 def finish_part(folder: Path, name: str, key: str, files: Iterable[str], notes: dict[str, Any]) -> None:
     """Record a part whose files, by their paths in the folder, are all written; the record makes it count."""
     hashes = {file: hash_file(folder / file) for file in files}
-    write_json(folder / RECORDS / f"{name}.json", {"key": key, "files": hashes, "notes": notes})
+    write_sealed(folder / RECORDS / f"{name}.json", {"key": key, "files": hashes, "notes": notes})
 
 
 def keep_parts(folder: Path, names: Iterable[str]) -> None:

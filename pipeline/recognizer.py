@@ -76,12 +76,13 @@ class Recognizer:
         self.both_ways = config.model.both_ways
 
     @classmethod
-    def load(cls, path: str | Path, seed: int | None = None) -> "Recognizer":
+    def load(cls, path: str | Path, seed: int | None = None, *, trust_remote_code: bool = False) -> "Recognizer":
         """Load a run folder (where it has several seeds, that of `seed`), or an adapter or a merged model by itself.
 
-        By themselves they know nothing of any speaker. Raises DataError where `path` is none of these.
+        By themselves they know nothing of any speaker. Code that comes with a model is run only with
+        `trust_remote_code`. Raises DataError where `path` is none of these, or was changed since erckit wrote it.
         """
-        found = find_adapter(path, seed)
+        found = find_adapter(path, seed, trust_remote_code=trust_remote_code)
         config, run = found.config, found.run
         if run is None:
             return cls._assemble(found, lambda dialogue: NOTHING_KNOWN, SpeakerRegistry(()), ())

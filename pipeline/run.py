@@ -1,11 +1,9 @@
 """The run folder: which stages are fresh, and running those that are not."""
 
-import fcntl
 import importlib
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,20 +12,26 @@ from typing import Any
 
 from .. import __version__
 from ..data.errors import DataError
-from ..data.files import hash_file, read_json, write_json, write_text
+from ..data.files import hash_file, hash_record, write_sealed, write_text
 from .config import Config, dump_config
 from .console import format_memory, format_seconds, say
-from .manifest import MANIFEST, STARTED, begin_folder, explain_difference, key_of, list_outputs, recorded_outputs
+from .lock import RunError, hold
+from .manifest import (
+    MANIFEST,
+    STARTED,
+    begin_folder,
+    explain_difference,
+    find_change,
+    list_outputs,
+    read_manifest,
+    recorded_outputs,
+)
 from .measure import package_versions, peak_gpu_memory_mib, peak_memory_mib, reset_peak_memory
 from .processes import count_processes, is_helper
 from .stages import STAGES
 
 INERT = {"train": {"report_to"}}
 """By section, the keys that change no artefact: a stage is not run again for them."""
-
-
-class RunError(RuntimeError):
-    """A run folder cannot be worked on as asked; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,7 @@ def run_stages(config: Config, run: Run, first: str = next(iter(STAGES)), last: 
     before, names = split_plan(config, first, last)
     for name in names:
         list(_foreign_files(name, config))  # a missing corpus or adapter is better known now than in some hours
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(run.folder):
+    with hold(run.folder):
         for name in before:
             for one in _runs(name, run):
                 if isinstance(found := state(name, config, one), Stale):
@@ -94,6 +97,8 @@ def run_stages(config: Config, run: Run, first: str = next(iter(STAGES)), last: 
                         f"{_label(name, one)} is not up to date ({found.reason}), and {first} builds on it. "
                         "Use `erckit run` without --from, which brings it up to date first."
                     )
+        for left in run.folder.glob(".config.yaml.*"):
+            left.unlink()  # by a process that was killed
         write_text(run.folder / "config.yaml", dump_config(config))
         for name in names:
             for one in _runs(name, run):
@@ -107,14 +112,15 @@ def run_stage(name: str, config: Config, run: Run) -> bool:
     before; otherwise its folder is empty.
     Raises RunError where an input is missing.
     """
+    folder = run.path(name)
     if isinstance(state(name, config, run), Fresh):
+        (folder / STARTED).unlink(missing_ok=True)  # a kill right before the end left it
         say(f"{_label(name, run)}: up to date")
         return False
     record = _record(name, config, run)
     if missing := [path for path, digest in record["inputs"].items() if digest is None]:
         raise RunError(f"{name} reads {missing[0]}, which is missing. Use `erckit run` without --from to make it.")
-    folder = run.path(name)
-    begin_folder(folder, key_of(record), parts=STAGES[name].parts)
+    begin_folder(folder, hash_record(record), parts=STAGES[name].parts)
     reset_peak_memory()
     started, clock = datetime.now(UTC), time.monotonic()
     # A stage that asks config.seed for the seed must not train every seed with the first one.
@@ -122,7 +128,7 @@ def run_stage(name: str, config: Config, run: Run) -> bool:
     seconds, peak, gpu_peak = time.monotonic() - clock, peak_memory_mib(), peak_gpu_memory_mib()
     manifest = {
         **record,
-        "key": key_of(record),
+        "key": hash_record(record),
         "outputs": {
             path.relative_to(folder).as_posix(): {"sha256": hash_file(path), "bytes": path.stat().st_size}
             for path in list_outputs(folder)
@@ -134,7 +140,7 @@ def run_stage(name: str, config: Config, run: Run) -> bool:
         "peak_gpu_memory_mib": None if gpu_peak is None else round(gpu_peak, 1),
         "summary": summary,
     }
-    write_json(folder / MANIFEST, manifest)
+    write_sealed(folder / MANIFEST, manifest)
     (folder / STARTED).unlink()
     memory = format_memory(peak) + ("" if gpu_peak is None else f" and {format_memory(gpu_peak)} of the GPU")
     say(f"{_label(name, run)}: {summary.rstrip('.')} in {format_seconds(seconds)}, peak {memory}")
@@ -147,18 +153,14 @@ def state(name: str, config: Config, run: Run) -> Fresh | Stale:
     if not (folder / MANIFEST).is_file():
         return Stale("interrupted" if (folder / STARTED).is_file() else "never run")
     try:
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_manifest(folder)
     except DataError:
         return Stale(f"its {MANIFEST} is broken")
     record = _record(name, config, run)
-    if manifest.get("key") != key_of(record):
+    if manifest.get("key") != hash_record(record):
         return Stale(explain_difference(manifest, record))
-    for path, output in manifest["outputs"].items():
-        if not (folder / path).is_file():
-            return Stale(f"output {path} is missing")
-        if hash_file(folder / path) != output["sha256"]:
-            return Stale(f"output {path} was changed")
-    return Fresh()
+    change = find_change(folder, manifest)
+    return Stale(change) if change else Fresh()
 
 
 def forecast(config: Config, run: Run, first: str, last: str) -> Iterator[tuple[str, Fresh | Stale]]:
@@ -216,16 +218,21 @@ def _upstream(name: str, config: Config) -> list[str]:
     return list(dict.fromkeys(pattern.split("/")[0] for pattern in _patterns(name, config)))
 
 
+def settings_of(name: str, config: Config) -> dict[str, Any]:
+    """The part of the configuration that a stage depends on, by section."""
+    return {
+        section: getattr(config, section).model_dump(mode="json", exclude=INERT.get(section))
+        for section in STAGES[name].sections
+    }
+
+
 def _record(name: str, config: Config, run: Run) -> dict[str, Any]:
     """All that decides what a stage makes; an input that is missing has no hash."""
     fingerprint = getattr(_module(name), "fingerprint", None)
     return {
         "stage": name,
         "erckit": __version__,
-        "config": {
-            section: getattr(config, section).model_dump(mode="json", exclude=INERT.get(section))
-            for section in STAGES[name].sections
-        },
+        "config": settings_of(name, config),
         "inputs": _hash_inputs(name, config, run),
         "seed": run.seed if STAGES[name].seeded else None,
         "fingerprint": fingerprint(config) if fingerprint else None,
@@ -259,16 +266,3 @@ def _foreign_files(name: str, config: Config) -> Iterator[tuple[str, Path]]:
                 f"{folder}: found no adapter there. Set predict.adapter to its folder, or remove it."
             )
         yield from ((f"adapter/{path.relative_to(folder).as_posix()}", path) for path in files)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"{folder}: another erckit process works in this run folder. "
-                "Wait until it ends, or give this run another name with --set name=NAME."
-            ) from error
-        yield

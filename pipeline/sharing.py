@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.errors import DataError
-from ..data.files import read_json, write_json
+from ..data.files import add_seal, hash_file, write_sealed
 from ..prompts.wording import read_wording
-from .adapter import CARD, Found, load_adapter
+from .adapter import CARD, Found, load_adapter, read_card
 from .backbone import choose_stored_dtype, load_model, load_tokenizer
 from .console import format_memory, progress, say
 from .manifest import list_outputs
@@ -37,13 +37,14 @@ def merge_adapter(found: Found, folder: Path) -> str:
     model = load_adapter(load_model(whole), found.folder, config, found.labels, wording)
     dtype = choose_stored_dtype(found.config.model)
     merged = model.merge_and_unload(safe_merge=True).to(dtype)
-    card = _read_card(found.folder)
+    card = _shorten_card(found.folder)
     card |= {"merged": True, "base_model": find_hub_name(card), "dtype": str(dtype).partition(".")[2]}
     with _fill(folder) as made:
         merged.save_pretrained(made)
         load_tokenizer(whole).save_pretrained(made)
         wording.write(made / "wording")
-        write_json(made / CARD, card)
+        card |= {"sha256": {path.relative_to(made).as_posix(): hash_file(path) for path in list_outputs(made)}}
+        write_sealed(made / CARD, card)
         (made / PAGE).write_text(write_model_card(found, folder.resolve().name, card), encoding="utf-8")
         return f"{folder}: {_describe(list_outputs(made))}"
 
@@ -83,7 +84,7 @@ def gather_files(found: Found, repository: str) -> dict[str, Path | bytes]:
 
     A model card is written where a run has the numbers, or where there is none.
     """
-    card = _read_card(found.folder)
+    card = _shorten_card(found.folder)
     if not found.merged and find_hub_name(card) is None:
         raise DataError(
             f"{found.folder}: its base model is the folder {card['base_model']!r}, which nobody else has. Use `erckit "
@@ -92,15 +93,15 @@ def gather_files(found: Found, repository: str) -> dict[str, Path | bytes]:
     files: dict[str, Path | bytes] = {
         path.relative_to(found.folder).as_posix(): path for path in list_outputs(found.folder)
     }
-    files[CARD] = json.dumps(card, ensure_ascii=False, indent=1).encode() + b"\n"
+    files[CARD] = json.dumps(add_seal(card), ensure_ascii=False, indent=1).encode() + b"\n"
     if found.run or PAGE not in files:
         files[PAGE] = write_model_card(found, repository.rpartition("/")[2], card).encode()
     return files
 
 
-def _read_card(folder: Path) -> dict[str, Any]:
+def _shorten_card(folder: Path) -> dict[str, Any]:
     """Return what a model was made for, without the path of its wording, a copy of which lies beside it."""
-    card = read_json(folder / CARD)
+    card = read_card(folder)
     return card | {"protocol": card["protocol"] | {"template": Path(card["protocol"]["template"]).name}}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..data.files import write_json, write_text
 from .config import Config, dump_config, load_config
 from .experiments import SHARED, load_variants, make_variants, name_folder, write_override
+from .lock import hold
 from .metrics import deviate, interval, resample, weighted_f1
 from .run import Run
 from .stages import STAGES
@@ -75,7 +76,8 @@ def sweep(
     for name, one in loaded.items():
         if one.is_oracle:
             raise ConfigError(f"{name}: it is told gold emotions, and an oracle is nothing to choose. Leave it out.")
-    runs = make_variants(config, run, loaded, run.folder / "sweep", LAST)
+    with hold(run.folder):
+        runs = make_variants(config, run, loaded, run.folder / "sweep", LAST)
     confusions = {name: count_by_seed(one, "dev") for name, one in runs.items()}
     scores = {name: weighted_f1(counts.sum(axis=0)) for name, counts in confusions.items()}
     drawn = {

@@ -1,6 +1,7 @@
 """Fine-tuning through TRL: the weighted loss over packed rows, dev answered as in prediction, the best kept."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from ..prompts.tree import PromptTree, gold_emotions
+from .checkpoints import locate_checkpoint, name_failed_writes, seal_checkpoint
 from .console import progress, say
-from .epochs import TrainingPrompts
+from .divergence import stop_diverged
+from .epochs import Row, TrainingPrompts
 from .loss import weighted_mean
 from .measure import release_memory
 from .metrics import confusion_matrix, weighted_f1
@@ -41,6 +44,7 @@ class ErcTrainer(SFTTrainer):
     ) -> None:
         self.prompts, self.weights, self.dev, self.mixed_precision = prompts, weights, dev, mixed_precision
         self.row_tokens, self.gold = row_tokens, gold_emotions(dev) if oracle else None
+        self.batch: list[tuple[Row, torch.Tensor]] = []  # of this optimiser step, with the losses of each row
         rows = ArrowDataset.from_dict({"place": list(range(len(prompts)))})
         super().__init__(
             model=model,
@@ -49,7 +53,13 @@ class ErcTrainer(SFTTrainer):
             train_dataset=rows,
             eval_dataset=rows.select([0]),  # never read: `evaluate` answers the dev trees
             data_collator=self.collate,
-            callbacks=[EarlyStoppingCallback(patience), _EpochStart(prompts), _CheckpointLog(), _Housekeeping()],
+            callbacks=[
+                EarlyStoppingCallback(patience),
+                _EpochStart(prompts),
+                _Checkpoints(),
+                _Divergence(self),
+                _Housekeeping(),
+            ],
         )
         self.remove_callback(PrinterCallback)  # log.jsonl holds it all
 
@@ -65,9 +75,17 @@ class ErcTrainer(SFTTrainer):
         row, weights = inputs["row"], inputs["weights"]
         answers = [[answer] for answer in row.answers]
         losses = -answer_log_likelihoods(model, row.parts, answers, self.prompts.tokens.choices)
+        self.batch.append((row, losses.detach()))
+        if not losses.isfinite().all():
+            stop_diverged(self.folder, "loss", self.state, self.batch)
         total = num_items_in_batch if num_items_in_batch is not None else weights.sum()
         # The total is that of all processes, over which the gradients are averaged afterwards.
         return weighted_mean(losses, weights, total) * self.accelerator.num_processes
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the stage."""
+        return Path(str(self.args.output_dir)).parent
 
     def compute_loss_context_manager(self) -> Any:
         return torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision)
@@ -77,6 +95,14 @@ class ErcTrainer(SFTTrainer):
         total = torch.stack([batch["weights"].sum() for batch in batch_samples]).sum().to(device)
         gathered: Any = self.accelerator.gather(total)
         return gathered.sum()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = locate_checkpoint(str(self.args.output_dir), self.state.global_step)
+        with name_failed_writes(folder):
+            super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process writes the state of its random numbers
+        if self.is_world_process_zero():
+            seal_checkpoint(folder)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(range(len(self.prompts)))  # the rows of an epoch are drawn by `TrainingPrompts`
@@ -130,13 +156,35 @@ class _EpochStart(TrainerCallback):
         self.prompts.start_epoch(epoch, looks[-1]["eval_confusion"] if looks else None)
 
 
-class _CheckpointLog(TrainerCallback):
+class _Checkpoints(TrainerCallback):
     """Ends a stretch of the log at every checkpoint, where a resumed run begins to average anew."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A resumed run names the place where the best checkpoint was; the run folder may have moved since.
+        if state.best_global_step:
+            state.best_model_checkpoint = str(locate_checkpoint(args.output_dir, state.best_global_step))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_log = control.should_log or control.should_save
 
     on_epoch_end = on_step_end
+
+
+class _Divergence(TrainerCallback):
+    """Stops training before a gradient that is not finite spoils the weights."""
+
+    def __init__(self, trainer: ErcTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.batch.clear()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.fp16:
+            return  # its loss is scaled, and a step whose gradient overflows is left out
+        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
+        if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
+            stop_diverged(self.trainer.folder, "gradient", state, self.trainer.batch)
 
 
 class _Housekeeping(TrainerCallback):

@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Formatter
 
 from ..data.errors import DataError
+from ..data.files import replace_atomically
 
 FIELDS = {
     "instruction": {"labels"},
@@ -64,9 +65,9 @@ class Wording:
         return "".join(piece.text for piece in self.pieces(template, **fields))
 
     def write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, text in self.templates.items():
-            (folder / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+            with replace_atomically(folder / f"{name}.txt") as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_wording(name: str) -> Wording:

@@ -12,7 +12,6 @@ over all scans the codes and scores the best exactly. Codes, not clusters: of 9,
 
 import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..data.errors import DataError
-from ..data.files import read_json, replace_atomically, write_json
+from ..data.files import read_sealed, replace_atomically, write_sealed
 from .blocks import REMEDY, expect, hash_blocks
 from .profiles import Fact, write_facts
 
@@ -113,7 +112,7 @@ def write_index(path: Path, index: Any) -> None:
 
 
 def seal(folder: Path, sidecar: dict[str, Any], tables: dict[str, Any], names: Sequence[str]) -> None:
-    """Write rows.npz and, last, store.json, which says what belongs to the store and hashes itself."""
+    """Write rows.npz and, last, store.json, which says what belongs to the store."""
     packed = io.BytesIO()
     np.savez(packed, allow_pickle=False, **tables)
     with replace_atomically(folder / ROWS) as temporary:
@@ -123,18 +122,13 @@ def seal(folder: Path, sidecar: dict[str, Any], tables: dict[str, Any], names: S
         "bytes": {name: (folder / name).stat().st_size for name in names},
         "sha256": hashlib.sha256(packed.getbuffer()).hexdigest(),
     }
-    write_json(folder / SIDECAR, sidecar | {"sidecar_sha256": _hash_record(sidecar)})
+    write_sealed(folder / SIDECAR, sidecar)
 
 
 def read_sidecar(folder: Path, name: str, fingerprint: str, dimension: int) -> dict[str, Any]:
     path = require(folder / SIDECAR)
-    sidecar = read_json(path)
-    if not isinstance(sidecar, dict):
-        raise DataError(f"{path}: expected a JSON object, found {sidecar!r:.80}. {REMEDY}")
-    # The format first: another one may well hash itself in another way.
+    sidecar = read_sealed(path, REMEDY)
     expect(path, "format", found=sidecar.get("format"), expected=FORMAT)
-    found = sidecar.pop("sidecar_sha256", None)
-    expect(path, "sha256 of its own content", found=found, expected=_hash_record(sidecar))
     encoder = sidecar["encoder"]
     if encoder["fingerprint"] != fingerprint:
         raise DataError(
@@ -161,7 +155,3 @@ def require(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path}: no such file; a profile store has {FACTS}, {INDEX}, {ROWS} and {SIDECAR}. {REMEDY}")
     return path
-
-
-def _hash_record(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -238,6 +238,25 @@ def begin(prepared, tiny_config, tmp_path_factory) -> Callable[..., Any]:
     return make
 
 
+SMALL = ("train.batch_size=36",)  # two optimiser steps
+
+
+@pytest.fixture(scope="session")
+def finished(prepared, tiny_config, tmp_path_factory) -> Any:
+    """A run of the tiny configuration that is made up to its report, and its configuration; tests work on copies."""
+    from types import SimpleNamespace
+
+    from erckit.pipeline.config import load_config
+    from erckit.pipeline.run import Run, run_stages
+
+    run = Run(tmp_path_factory.mktemp("finished") / "talk", seed=1)
+    shutil.copytree(prepared.folder, run.folder)
+    config = load_config(str(tiny_config), SMALL)
+    run_stages(config, run)
+    options = [str(tiny_config), *(part for setting in SMALL for part in ("--set", setting))]
+    return SimpleNamespace(config=config, run=run, folder=run.folder, options=options)
+
+
 @pytest.fixture(scope="session")
 def known_vectors() -> dict[str, Any]:
     """The vectors of all texts that `remembering_encoder` has seen."""

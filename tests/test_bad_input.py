@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from erckit.data.files import write_json
+from erckit.data.files import write_json, write_sealed
 from erckit.data.labels import EMORYNLP, MELD
 from erckit.pipeline.backbone import fingerprint
 from erckit.pipeline.cli import main
@@ -211,7 +211,7 @@ def answer_with(begin, tiny_config, refuse, tmp_path):
             "labels": list(EMORYNLP),
             "wording": read_wording("brief").hash,
         }
-        write_json(tmp_path / "adapter" / "erckit.json", made_for | card)
+        write_sealed(tmp_path / "adapter" / "erckit.json", made_for | card)
         message = refuse("predict", tiny_config, "--runs", run.folder.parent, "--set", "predict.adapter=adapter")
         return message.replace(config.model.name, "MODEL")
 

@@ -1,5 +1,6 @@
 """A conversation on disk, to be taken up again: safetensors, with all that is no tensor as JSON in its header."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,20 +8,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ...data.errors import DataError
-from ...data.files import replace_atomically
+from ...data.files import name_errors, replace_atomically
 from .factors import TemporaryFactors
 
-FORMAT = "erckit conversation 2"
+FORMAT = "erckit conversation 3"
 
 
 def save_conversation(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
     """Write both in place of what is there, at once or not at all."""
-    header = {"format": FORMAT, "record": json.dumps(record, ensure_ascii=False)}
+    text = json.dumps(record, ensure_ascii=False)
+    kept = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    header = {"format": FORMAT, "record": text, "sha256": _hash_content(kept, text)}
     with replace_atomically(path) as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary, metadata=header)
+        temporary.write_bytes(save(kept, metadata=header))
 
 
 def read_conversation(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -32,9 +35,20 @@ def read_conversation(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise DataError(f"{path}: no conversation that this version of erckit saved; begin a new one.")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["record"])
-    except (SafetensorError, ValueError, KeyError) as error:
+            tensors, text = {name: file.get_tensor(name) for name in file.keys()}, header["record"]
+        if header["sha256"] != _hash_content(tensors, text):
+            raise DataError(f"{path}: its content is not what erckit wrote there; begin a new conversation.")
+        return tensors, json.loads(text)
+    except (SafetensorError, KeyError) as error:
         raise DataError(f"{path}: the file is broken ({error}); begin a new conversation.") from error
+
+
+def _hash_content(tensors: Mapping[str, torch.Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def export_adapter(folder: Path, model: Any, factors: TemporaryFactors, slot: int, base: str) -> None:
@@ -58,7 +72,7 @@ def export_adapter(folder: Path, model: Any, factors: TemporaryFactors, slot: in
         base_model_name_or_path=base,
         inference_mode=True,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     with replace_atomically(folder / "adapter_model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-    settings.save_pretrained(str(folder))
+        temporary.write_bytes(save(tensors, metadata={"format": "pt"}))
+    with name_errors(folder / "adapter_config.json"):
+        settings.save_pretrained(str(folder))

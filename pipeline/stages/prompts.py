@@ -16,7 +16,7 @@ import numpy as np
 
 from ... import __version__
 from ...data.dialogue import SPLITS, Dialogue
-from ...data.files import format_json_line, hash_file, read_json, replace_atomically, write_json
+from ...data.files import format_json_line, hash_file, hash_record, read_json, replace_atomically, write_json
 from ...data.labels import LabelSet
 from ...prompts.tasks import Knowledge, Task, build_trees
 from ...prompts.tokens import PieceTokenizer
@@ -38,7 +38,6 @@ from ..config import Prompts as PromptsConfig
 from ..console import progress, say
 from ..exports import CARD, list_exports, open_exports, unroll_rows, write_card
 from ..knowledge import Inform, choose_knowledge, tells_facts
-from ..manifest import key_of
 from ..parts import find_part, finish_part, keep_parts
 from ..processes import map_in_order
 from ..run import Run
@@ -67,10 +66,10 @@ def run(config: Config, run: Run) -> str:
     write_card(folder / CARD, config, load_corpus_name(run), load_labels(run), wording, notes)
     for loss, count in losses.items():
         say(f"  note: {count:,} {loss}, to keep the token budgets")
+    if kept:
+        say(f"  those of {' and '.join(kept)} are up to date")
     count, tokens = (sum(noted[what] for noted in notes.values()) for what in ("prompts", "tokens"))
-    states = (("kept", kept), ("made", [split for split in SPLITS if split not in kept]))
-    told = "; ".join(f"{state}: {', '.join(splits)}" for state, splits in states if splits)
-    return f"{count:,} prompts of {tokens / count:.0f} tokens on average ({told})"
+    return f"{count:,} prompts of {tokens / count:.0f} tokens on average"
 
 
 def preview(config: Config, run: Run, n: int) -> str:
@@ -150,7 +149,7 @@ def _hash_sources(config: Config, run: Run, split: str) -> str:
         record["profiles"] = config.profiles.model_dump(mode="json")
         # Facts hold the ids of their speakers: of the registry nothing else matters.
         files += [run.path("profiles", name) for name in ("store.json", *([VECTORS] if split == "train" else []))]
-    return key_of(record | {"files": {path.name: hash_file(path) for path in files}})
+    return hash_record(record | {"files": {path.name: hash_file(path) for path in files}})
 
 
 def _make_split(config: Config, run: Run, split: str, wording: Wording, encoder: SentenceEncoder) -> Notes:

@@ -1,17 +1,19 @@
 """Train: LoRA on the language model through TRL; the adapter with the best dev W-F1 is kept."""
 
 import gc
-import shutil
-from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from ...data.errors import DataError
 from ...data.files import write_json_lines
 from ...prompts.tokens import PieceTokenizer
 from .. import backbone
 from ..adapter import save_adapter
 from ..artefacts import load_labels, load_trees, load_wording
 from ..backbone import choose_device, choose_dtype, load_model, load_tokenizer, lora, mixes_precision
+from ..checkpoints import find_checkpoint
 from ..config import Config
+from ..divergence import DIVERGED
 from ..loss import class_weights
 from ..processes import count_processes, is_helper
 from ..run import Run
@@ -30,28 +32,28 @@ def fingerprint(config: Config) -> str:
 
 
 def run(config: Config, run: Run) -> str:
+    run.path("train", DIVERGED).unlink(missing_ok=True)  # of an earlier attempt
     trainer = build_trainer(config, run)
-    trainer.train(resume_from_checkpoint=find_checkpoint(run.path("train", "checkpoints")))
+    checkpoint = find_checkpoint(run.path("train", "checkpoints"))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except UnpicklingError as error:  # transformers takes numbers alone from a checkpoint, never objects
+        raise DataError(
+            f"{checkpoint}: not a checkpoint that erckit wrote ({str(error).splitlines()[0]}). Remove the folder "
+            f"{run.path('train', 'checkpoints')}, and the same command trains anew."
+        ) from error
     best, step = trainer.state.best_metric, trainer.state.best_global_step
     summary = f"adapter with dev W-F1 {best:.2f}, from step {step:,}, on {backbone.precision(config.model)}"
     if is_helper():
         return summary
     save_adapter(trainer.model, run.path("train", "adapter"), config, trainer.prompts.labels, trainer.prompts.wording)
-    # The entry of how fast it went is left out: the manifest says that, and the log can be made again.
-    log = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+    # The entry of how fast it went is left out: the manifest says that, and the log can be made again. A resumed
+    # training has the keys of the entries before it sorted, so all are.
+    log = [dict(sorted(entry.items())) for entry in trainer.state.log_history if "train_runtime" not in entry]
     write_json_lines(run.path("train", "log.jsonl"), log)
     del trainer
     gc.collect()  # a trainer and its model refer to one another, and would count for the next stage
     return summary
-
-
-def find_checkpoint(folder: Path) -> str | None:
-    """Return the last checkpoint to resume from, None where there is none; one that a kill cut short is removed."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        if (path / "trainer_state.json").is_file():  # it is written last
-            return str(path)
-        shutil.rmtree(path)
-    return None
 
 
 def build_trainer(config: Config, run: Run) -> "ErcTrainer":

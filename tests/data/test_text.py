@@ -54,9 +54,9 @@ def test_known_damage_is_mended(scratch, damaged, mended):
 
 
 def test_only_the_damaged_lines_are_read_as_windows_1252(scratch):
-    raw = "it’s\n".encode() + b"it\x92s\r\n" + "Привет\n".encode() + b"caf\xe9 \x9d"  # 0x9D is undefined
+    raw = "it’s\r".encode() + b"it\x92s\r\n" + "Привет\n".encode() + b"caf\xe9 \x9d"  # 0x9D is undefined
 
-    assert read_bytes(scratch, raw) == ("it’s\nit’s\r\nПривет\ncafé \ufffd", {WINDOWS_1252: 2})
+    assert read_bytes(scratch, raw) == ("it’s\rit’s\r\nПривет\ncafé \ufffd", {WINDOWS_1252: 2})
 
 
 @pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", "\ufeff".encode().decode("windows-1252").encode()])

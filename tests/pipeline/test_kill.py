@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
@@ -13,7 +15,7 @@ from erckit.data.files import write_json
 from erckit.pipeline import manifest as manifest_module
 from erckit.pipeline import run as run_module
 from erckit.pipeline.manifest import MANIFEST, STARTED, begin_folder
-from erckit.pipeline.run import Fresh, RunError, Stale, run_stage, state
+from erckit.pipeline.run import Fresh, RunError, Stale, forecast, run_stage, state
 
 from tests.pipeline import fake_stages
 from tests.pipeline.fake_stages import World, make_config, new_world, sha256
@@ -164,8 +166,10 @@ def test_while_a_process_works_a_second_is_refused_and_once_it_is_killed_its_sta
             assert child.stdout
             while child.stdout.readline() not in ("half\n", ""):
                 continue
-            with pytest.raises(RunError, match="talk: another erckit process works in this run folder. Wait until"):
+            holder = rf"\(pid {child.pid} on {re.escape(socket.gethostname())}, since \d{{4}}-[-\d: ]+ UTC\)"
+            with pytest.raises(RunError, match=rf"talk: another erckit process {holder} works in this run folder."):
                 world.go()
+            assert list(forecast(world.config, world.run(), "ingest", "ingest")) == [("ingest", Fresh())]  # only looks
             assert not world.run().path("profiles", MANIFEST).exists()
         finally:
             child.kill()  # SIGKILL

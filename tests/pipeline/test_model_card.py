@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 from erckit.data.errors import DataError
-from erckit.data.files import hash_file, read_json, write_json
+from erckit.data.files import hash_file, read_json, write_json, write_sealed
 from erckit.pipeline.adapter import CARD, find_adapter
 from erckit.pipeline.cli import main
+from erckit.pipeline.manifest import read_manifest
 from erckit.pipeline.model_card import find_hub_name, write_model_card
 from erckit.pipeline.run import Run, run_stages
 from huggingface_hub import ModelCard
@@ -37,13 +38,18 @@ def write(run: Run, **changes) -> str:
 
 def change_metrics(run: Run, change) -> dict:
     """Change the metrics of a run, so that they still count as made by its evaluation."""
-    path, manifest = run.path("evaluate", "metrics.json"), run.path("evaluate", "manifest.json")
-    metrics, record = read_json(path), read_json(manifest)
+    metrics = read_json(run.path("evaluate", "metrics.json"))
     change(metrics["splits"]["test"]["systems"]["model"])
-    write_json(path, metrics)
-    record["outputs"]["metrics.json"]["sha256"] = hash_file(path)
-    write_json(manifest, record)
+    change_output(run, "evaluate", "metrics.json", metrics)
     return metrics
+
+
+def change_output(run: Run, stage: str, name: str, value) -> None:
+    folder = run.path(stage)
+    write_json(folder / name, value)
+    record = read_manifest(folder)
+    record["outputs"][name]["sha256"] = hash_file(folder / name)
+    write_sealed(folder / "manifest.json", record)
 
 
 def test_every_system_stands_there_with_its_interval_and_oracles_are_marked(run):
@@ -91,15 +97,16 @@ def test_numbers_of_another_adapter_are_refused(run):
         f"{metrics}: measured with another adapter than {weights.parent}, or changed since. Use `erckit run`, which "
         "brings the numbers up to date, or name the folder of the adapter by itself: its card then has none."
     )
-    for path in (weights, metrics):
+    of_weights = f"{run.path('train')}: output adapter/{weights.name} was changed since train wrote it."
+    for path, told in ((weights, of_weights), (metrics, message)):
         before = path.read_bytes()
         path.write_bytes(before + b" ")
-        with pytest.raises(DataError, match=re.escape(message)):
+        with pytest.raises(DataError, match=re.escape(told)):
             write(run)
         path.write_bytes(before)
-    record = read_json(run.path("evaluate", "manifest.json"))
+    record = read_manifest(run.path("evaluate"))
     record["inputs"]["seed-1/predict/test.jsonl"] = "0" * 64
-    write_json(run.path("evaluate", "manifest.json"), record)
+    write_sealed(run.path("evaluate", "manifest.json"), record)
     with pytest.raises(DataError, match=re.escape(message)):
         write(run)
 
@@ -129,9 +136,10 @@ def test_seeds_are_told_together_where_they_were_made_alike(run):
     told = f"Over 2 seeds, test W-F1 is 45.00 [{45 - half:.2f}, {45 + half:.2f}], with a standard deviation of 7.07."
     assert f"This is seed 1. {told}" in write(run)
 
-    record = read_json(run.folder / "seed-2" / "train" / "manifest.json")
+    folder = run.with_seed(2).path("train")
+    record = read_manifest(folder)
     record["config"]["train"]["epochs"] = 9
-    write_json(run.folder / "seed-2" / "train" / "manifest.json", record)
+    write_sealed(folder / "manifest.json", record)
     assert "One seed was trained (1)" in write(run)
 
 
@@ -151,7 +159,7 @@ def test_what_a_reader_has_to_know_is_said(run, evaluated):
 def test_the_card_names_no_path_of_this_machine(run, tmp_path):
     corpus = read_json(run.path("ingest", "corpus.json"))
     corpus["differences"] = ["meld-csv was passed over: /home/ada/x.csv:1: no column.", "train: 3 utterances."]
-    write_json(run.path("ingest", "corpus.json"), corpus)
+    change_output(run, "ingest", "corpus.json", corpus)
     card = write(run)
     assert "- train: 3 utterances.\n" in card
     assert not re.search(r"(?<![\w.])/(home|tmp|root|private|var)/", card)

@@ -13,7 +13,8 @@ import torch
 from erckit.data.dialogue import Dialogue, Utterance, by_session
 from erckit.data.erckit_jsonl import write_dialogues
 from erckit.data.errors import DataError
-from erckit.data.files import read_json, write_json
+from erckit.data.files import write_sealed
+from erckit.pipeline.adapter import read_card
 from erckit.pipeline.artefacts import load_dialogues, load_labels
 from erckit.pipeline.chat import HELP, chat, describe
 from erckit.pipeline.cli import main
@@ -263,12 +264,11 @@ def test_a_save_that_fails_leaves_the_file_before_it(recognizer, tmp_path, monke
     before = path.read_bytes()
     conversation.add("Ada", "So.")
 
-    def fill(tensors, file, **options):
-        file.write_bytes(b"half")
+    def fill(file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("erckit.pipeline.memory.saving.save_file", fill)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr("os.fsync", fill)
+    with pytest.raises(OSError, match=re.escape(f"No space left on device: '{path}'")):
         conversation.save(path)
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -364,9 +364,9 @@ def test_an_oracle_is_marked_in_bulk_and_refused_live(recognizer, dialogues):
 def test_an_adapter_with_a_card_of_something_else_is_refused(trained, tmp_path):
     folder = tmp_path / "adapter"
     shutil.copytree(trained.path("train", "adapter"), folder)
-    card = read_json(folder / "erckit.json")
+    card = read_card(folder)
     del card["attention"]
-    write_json(folder / "erckit.json", card)
+    write_sealed(folder / "erckit.json", card)
     with pytest.raises(DataError, match=re.escape(f"{folder}/erckit.json: not written by this version of erckit")):
         Recognizer.load(folder)
 

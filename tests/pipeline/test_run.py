@@ -12,7 +12,7 @@ import pytest
 from erckit import __version__
 from erckit.pipeline import run as run_module
 from erckit.pipeline.config import Config, load_config
-from erckit.pipeline.manifest import MANIFEST, STARTED
+from erckit.pipeline.manifest import MANIFEST, STARTED, read_manifest
 from erckit.pipeline.run import Fresh, Run, RunError, Stale, forecast, run_stage, run_stages, split_plan, state
 from erckit.pipeline.stages import STAGES
 from hypothesis import given, settings
@@ -244,7 +244,7 @@ def test_a_manifest_says_what_was_made_of_what_and_how(world):
     world.go(2, last="train")
     run = world.run(2)
     folder = run.path("train")
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = read_manifest(folder)
 
     assert manifest.keys() == {
         "stage", "key", "erckit", "config", "inputs", "outputs", "seed", "fingerprint", "versions", "started",

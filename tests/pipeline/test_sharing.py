@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from erckit.data.errors import DataError
-from erckit.data.files import read_json, write_json
+from erckit.data.files import read_json, write_sealed
 from erckit.data.labels import EMORYNLP
 from erckit.pipeline import sharing
-from erckit.pipeline.adapter import find_adapter
+from erckit.pipeline.adapter import find_adapter, read_card
 from erckit.pipeline.backbone import fingerprint, locate
 from erckit.pipeline.cli import main
 from erckit.pipeline.recognizer import Recognizer
@@ -90,8 +90,8 @@ def test_the_base_models_own_number_format_is_kept(make_adapter, tmp_path):
     AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
     shutil.copytree(folder, tmp_path / "adapter")
     model = found.config.model.model_copy(update={"name": str(tmp_path / "base")})
-    card = read_json(folder / "erckit.json") | {"base_fingerprint": fingerprint(model)}
-    write_json(tmp_path / "adapter" / "erckit.json", card | {"base_model": model.name})
+    card = read_card(folder) | {"base_fingerprint": fingerprint(model), "base_model": model.name}
+    write_sealed(tmp_path / "adapter" / "erckit.json", card)
     merge_adapter(find_adapter(tmp_path / "adapter"), tmp_path / "merged")
     assert read_json(tmp_path / "merged" / "config.json")["dtype"] == "bfloat16"
 
@@ -169,13 +169,13 @@ def hub(monkeypatch):
 def shareable(make_adapter):
     """The folder of an adapter over the embedded model, whose wording was the user's own."""
     _, folder, _ = make_adapter("embedded")
-    card = read_json(folder / "erckit.json")
+    card = read_card(folder)
     card["protocol"]["template"] = str(folder / "mine")
-    write_json(folder / "erckit.json", card)
+    write_sealed(folder / "erckit.json", card)
     return folder
 
 
-def test_an_adapter_is_uploaded_in_one_commit_privately(shareable, hub, capsys):
+def test_an_adapter_is_uploaded_in_one_commit_privately(shareable, hub, tmp_path, capsys):
     assert main(["push", str(shareable), "ada/emotions"]) == 0
 
     assert hub.calls[0] == ("create_repo", "ada/emotions", True, True)
@@ -184,8 +184,9 @@ def test_an_adapter_is_uploaded_in_one_commit_privately(shareable, hub, capsys):
     assert set(hub.files) == ADAPTER | WORDING
     for name in hub.files.keys() - {"README.md", "erckit.json"}:
         assert hub.files[name] == (shareable / name).read_bytes()
-    card = json.loads(hub.files["erckit.json"])
-    assert card == read_json(shareable / "erckit.json") | {"protocol": card["protocol"]}
+    (tmp_path / "erckit.json").write_bytes(hub.files["erckit.json"])
+    card = read_card(tmp_path)
+    assert card == read_card(shareable) | {"protocol": card["protocol"]}
     assert card["protocol"]["template"] == "mine" and str(shareable).encode() not in b"".join(hub.files.values())
     header = ModelCard(hub.files["README.md"].decode()).data
     assert header.base_model == "sentence-transformers/all-MiniLM-L6-v2" and header.library_name == "peft"
@@ -219,6 +220,17 @@ def test_a_merged_model_is_uploaded_as_it_is(merged, hub):
     expected = {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*") if path.is_file()}
     assert hub.files.keys() == expected.keys()
     assert {name for name in expected if hub.files[name] != expected[name]} == set()
+
+
+def test_a_merged_model_that_was_changed_is_refused(merged, tmp_path):
+    made = tmp_path / "merged"
+    shutil.copytree(merged[0], made)
+    path = made / "model.safetensors"
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=re.escape(f"{path}: changed since erckit wrote it. Copy its folder again")):
+        Recognizer.load(made)
 
 
 def test_an_adapter_of_a_base_model_that_nobody_else_has_is_not_uploaded(merged, hub):

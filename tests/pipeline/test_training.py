@@ -1,6 +1,7 @@
 """Whole trainings: that they can be made again, resumed, and that what is kept is what was measured."""
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -45,10 +46,11 @@ class Kill(TrainerCallback):
 def fit(begin):
     """A function from overrides, and a number of checkpoints to be killed after, to what training leaves.
 
-    With `in_writing`, the kill comes while the last of these checkpoints is written.
+    With `in_writing`, the kill comes while the last of these checkpoints is written; with `moved`, the run folder is
+    elsewhere afterwards.
     """
 
-    def make(*overrides, kill_after=None, in_writing=False):
+    def make(*overrides, kill_after=None, in_writing=False, moved=False):
         config, run = begin(*overrides)
         if kill_after:
             build = train.build_trainer
@@ -64,6 +66,8 @@ def fit(begin):
         if in_writing:
             checkpoints = run.path("train", "checkpoints").glob("*/trainer_state.json")
             max(checkpoints, key=lambda path: path.stat().st_mtime_ns).unlink()
+        if moved:
+            run = replace(run, folder=run.folder.rename(run.folder.with_name("elsewhere")))
         train.run(config, run)
         log = [entry for _, entry in read_json_lines(run.path("train", "log.jsonl"))]
         weights = run.path("train", "adapter", "adapter_model.safetensors").read_bytes()
@@ -82,6 +86,16 @@ def test_a_resumed_training_ends_as_an_undisturbed_one(undisturbed, fit):
         resumed = fit(*undisturbed.overrides, kill_after=kill_after, in_writing=in_writing)
         assert resumed.log == undisturbed.log
         assert resumed.weights == undisturbed.weights
+
+
+def test_a_run_that_moves_between_kill_and_resumption_still_ends_with_its_best_checkpoint(fit):
+    """The best is none of the last, after which the kill comes."""
+    settings = (*OFTEN, "train.evaluations_per_epoch=3")
+    undisturbed, moved = fit(*settings), fit(*settings, kill_after=6, moved=True)
+    looks = [entry["eval_w_f1"] for entry in undisturbed.log if "eval_w_f1" in entry]
+    assert max(looks) > looks[-1]
+    assert moved.log == undisturbed.log
+    assert moved.weights == undisturbed.weights
 
 
 def test_equal_trainings_are_equal_and_another_seed_is_another_training(undisturbed, fit):

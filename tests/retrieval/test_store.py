@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from erckit.data.errors import DataError
-from erckit.data.files import read_json, write_json
+from erckit.data.files import read_sealed, write_sealed
 from erckit.retrieval import store_files
 from erckit.retrieval.profiles import Fact, read_facts, write_facts
 from erckit.retrieval.store import ProfileStore
@@ -183,12 +183,12 @@ def test_wrong_encoder_dimension_and_format_are_refused(tmp_path):
         load(tmp_path, dimension=384)
     assert len(load(tmp_path, name="the same model in another folder")) == 3
 
-    write_json(tmp_path / SIDECAR, read_json(tmp_path / SIDECAR) | {"format": 1})
+    write_sealed(tmp_path / SIDECAR, read_sealed(tmp_path / SIDECAR, "") | {"format": 1})
     with pytest.raises(DataError, match="store.json: format: found 1, expected 2."):
         load(tmp_path)
 
 
-STEPS = ["write_facts", "write_index", "replace_atomically", "write_json"]
+STEPS = ["write_facts", "write_index", "replace_atomically", "write_sealed"]
 
 
 @pytest.mark.parametrize("place", STEPS)
@@ -198,7 +198,7 @@ def test_writing_that_dies_leaves_the_old_store_or_one_that_is_refused(tmp_path,
     expected = {("write_facts", "before"): old.search(EXACT[0], 9)}
     changed = [fact("ada-1", 1, text="something else"), fact("ben-1", 2), fact("ada-2", 1)]
     write(tmp_path / "new", changed, EXACT[[5, 3, 16]])
-    expected["write_json", "after"] = load(tmp_path / "new").search(EXACT[0], 9)
+    expected["write_sealed", "after"] = load(tmp_path / "new").search(EXACT[0], 9)
     whole = getattr(store_files, place)
 
     def die(*arguments):
