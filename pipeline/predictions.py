@@ -1,7 +1,7 @@
 """Predictions as files: one line an utterance, whoever made it, the model or a baseline."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,25 @@ def read_predictions(path: Path, labels: LabelSet) -> list[Prediction]:
             )
         predictions.append(prediction)
     return predictions
+
+
+def average_answers(by_seed: Sequence[Sequence[Prediction]]) -> list[Prediction]:
+    """Return what several seeds answer together: of each utterance, the label whose mean probability is highest.
+
+    Raises DataError where they answered other utterances.
+    """
+    asked = [[(answer.dialogue, answer.utterance, answer.gold) for answer in answers] for answers in by_seed]
+    if any(one != asked[0] for one in asked):
+        raise DataError("the seeds answered other utterances, or have other gold labels. Run the predict stage again.")
+    return [_average(answers) for answers in zip(*by_seed, strict=True)]
+
+
+def _average(answers: Sequence[Prediction]) -> Prediction:
+    mean = {
+        label: sum(answer.probabilities[label] for answer in answers) / len(answers)
+        for label in answers[0].probabilities
+    }
+    return replace(answers[0], label=max(mean, key=mean.__getitem__), probabilities=mean)
 
 
 def by_dialogue(predictions: Sequence[Prediction]) -> dict[str, list[Prediction]]:

@@ -1,12 +1,20 @@
 """Predictions come back from their file as they were, and a file that is not one is refused by line."""
 
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from erckit.data.errors import DataError
 from erckit.data.files import read_json_lines, write_json_lines
 from erckit.data.labels import LabelSet
-from erckit.pipeline.predictions import Prediction, by_dialogue, read_predictions, write_predictions
+from erckit.pipeline.predictions import (
+    Prediction,
+    average_answers,
+    by_dialogue,
+    read_predictions,
+    write_predictions,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +41,25 @@ def test_what_is_written_comes_back(tmp_path_factory, written):
     path = tmp_path_factory.mktemp("predictions") / "dev.jsonl"
     assert write_predictions(path, written) == len(written)
     assert read_predictions(path, LABELS) == written
+
+
+@given(st.lists(predictions, max_size=8), st.integers(1, 4), st.randoms())
+def test_several_seeds_answer_by_the_mean_of_their_probabilities(answers, seeds, chance):
+    drawn = np.random.default_rng(chance.getrandbits(32)).dirichlet(np.ones(3), (seeds, len(answers)))
+    by_seed = [
+        [
+            replace(answer, probabilities=dict(zip(LABELS, row, strict=True)))
+            for answer, row in zip(answers, rows, strict=True)
+        ]
+        for rows in drawn.tolist()
+    ]
+    together = average_answers(by_seed)
+    found = np.array([list(answer.probabilities.values()) for answer in together]).reshape(-1, 3)
+    assert np.allclose(found, drawn.mean(axis=0))
+    assert [answer.label for answer in together] == [LABELS.names[place] for place in found.argmax(axis=1)]
+    assert [(a.dialogue, a.utterance, a.gold) for a in together] == [(a.dialogue, a.utterance, a.gold) for a in answers]
+    with pytest.raises(DataError, match="the seeds answered other utterances"):
+        average_answers([*by_seed, [*answers, *by_seed[0][:1], Prediction("d", "u", 0, "", "", None, "mad", {})]])
 
 
 @given(st.lists(predictions, max_size=8))
