@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from erckit.data.files import read_json
-from erckit.pipeline.ablation import WHOLE, Row, ablate, describe_rows, read_variants, shipped_variants
+from erckit.pipeline.ablation import WHOLE, Row, Variant, ablate, describe_rows, read_variants, shipped_variants
 from erckit.pipeline.artefacts import load_labels
 from erckit.pipeline.config import load_config, shipped_configs
 from erckit.pipeline.manifest import MANIFEST
@@ -15,16 +15,22 @@ from erckit.pipeline.run import Run
 from erckit.pipeline.yaml_text import ConfigError
 from sklearn.metrics import f1_score
 
-VARIANTS = {"without recent emotions": ["prompts.recent_emotions=none"], "the same": ["train.epochs=1"]}
+VARIANTS = {
+    "without recent emotions": Variant(["prompts.recent_emotions=none"], against="the same"),
+    "the same": Variant(["train.epochs=1"]),
+}
 REMEMBERING = {
-    "one utterance": ["prompts.history=window", "prompts.window=1"],
-    "one utterance + memory": [
-        "prompts.history=window",
-        "prompts.window=1",
-        "predict.memory=true",
-        "memory.window=1",
-        "memory.layers=1",
-    ],
+    "one utterance + memory": Variant(
+        [
+            "prompts.history=window",
+            "prompts.window=1",
+            "predict.memory=true",
+            "memory.window=1",
+            "memory.layers=1",
+        ],
+        against="one utterance",
+    ),
+    "one utterance": Variant(["prompts.history=window", "prompts.window=1"]),
 }
 
 
@@ -86,7 +92,11 @@ def test_variants_that_differ_only_in_their_answers_share_a_training(begin, tiny
     answered = sum(
         len(read_predictions(home / f"one-utterance/seed-1/predict/{s}.jsonl", load_labels(run))) for s in ASKED
     )
-    assert rows[2].speed == pytest.approx(answered / predicted["seconds"])
+    assert rows[1].speed == pytest.approx(answered / predicted["seconds"])
+    whole, remembering, alone = rows  # compared with one that stands below it
+    assert remembering.difference == pytest.approx(remembering.test - alone.test)
+    assert alone.difference == pytest.approx(alone.test - whole.test) and alone.against == WHOLE
+    assert min(remembering.low, 0) <= remembering.difference <= max(remembering.high, 0)
     assert (home / "memory.md").read_text() == describe_rows(rows)
 
 
@@ -94,19 +104,18 @@ def test_variants_that_differ_only_in_their_answers_share_a_training(begin, tiny
 def test_the_shipped_variants_change_what_the_shipped_configurations_have(table):
     variants = read_variants(table)
     for name in shipped_configs():
-        for changes in variants.values():
-            load_config(name, changes)
+        for variant in variants.values():
+            load_config(name, variant.changes)
     assert variants
 
 
 def test_each_row_with_a_memory_stands_below_the_same_one_with_an_empty_one():
-    variants = {
-        name: dict(change.split("=") for change in changes) for name, changes in read_variants("memory").items()
-    }
+    table = read_variants("memory")
+    variants = {name: dict(change.split("=") for change in variant.changes) for name, variant in table.items()}
     remembering = [name for name in variants if "memory of" in name or name.endswith("+ memory")]
     for name in remembering:
         plain = {key: value for key, value in variants[name].items() if key != "memory.scope"}
-        assert variants[name.rpartition(" + ")[0]] == plain | {"memory.content": '"none"'}
+        assert variants[table[name].against] == plain | {"memory.content": '"none"'}
         assert plain["memory.content"] != '"none"'
     assert len(remembering) == 15
 
@@ -120,6 +129,8 @@ def test_a_table_that_is_not_there_is_named():
     ("text", "message"),
     [
         ("a: 3\n", "variants.yaml:1: a: found 3, expected changed keys, `section.key: VALUE`."),
+        ("a: {against: as configured}\n", "variants.yaml:1: a: found {'against': 'as configured'}, expected changed"),
+        ("a: {seed: 1}\nb:\n  seed: 1\n  against: c\n", "variants.yaml:4: b: found `against: c`, expected the name of"),
         ("a: {}\n", "variants.yaml:1: a: found {}, expected changed keys"),
         ("4: {seed: 1}\n", "variants.yaml:1: 4: found {'seed': 1}, expected changed keys"),
         ("on: {seed: 1}\n", "True: found {'seed': 1}, expected changed keys"),
@@ -135,24 +146,31 @@ def test_a_table_of_variants_that_cannot_be_is_refused(tmp_path, text, message):
 def test_a_change_that_is_none_is_refused_before_anything_runs(begin, tiny_config):
     _, run = begin()
     with pytest.raises(ConfigError, match="train.epoch: unknown key, did you mean train.epochs?"):
-        ablate(str(tiny_config), [], run, {"more": ["train.epoch=2"]})
+        ablate(str(tiny_config), [], run, {"more": Variant(["train.epoch=2"])})
     with pytest.raises(ConfigError, match="more: it changes the corpus, and variants are compared on the same one."):
-        ablate(str(tiny_config), [], run, {"more": ["data.path=sample"]})
+        ablate(str(tiny_config), [], run, {"more": Variant(["data.path=sample"])})
     with pytest.raises(ConfigError, match="A, b: its folder would be that of 'a b'. Rename one of them."):
-        ablate(str(tiny_config), [], run, {"a b": ["train.epochs=2"], "A, b": ["train.epochs=3"]})
+        ablate(str(tiny_config), [], run, {"a b": Variant(["train.epochs=2"]), "A, b": Variant(["train.epochs=3"])})
     with pytest.raises(ConfigError, match="predict.test is false, and variants are compared on test. Leave it out."):
-        ablate(str(tiny_config), [], run, {"more": ["predict.test=false"]})
+        ablate(str(tiny_config), [], run, {"more": Variant(["predict.test=false"])})
     assert not (run.folder / "ablation").exists()
 
 
 def test_a_row_says_how_many_seeds_and_how_sure():
     rows = [
-        Row(WHOLE, 1, False, 50.0, 40.0, None, None, 0.0, 0.0, 0.0, 30.0),
-        Row("told", 1, True, 60.0, 50.0, None, None, 10.0, 8.0, 12.0, 31.25),
-        Row("less", 2, False, 49.0, 39.0, 1.234, 20.0, -1.0, -3.0, 1.0, 9.96),
+        Row(WHOLE, WHOLE, 1, False, 50.0, 40.0, None, None, 0.0, 0.0, 0.0, 30.0),
+        Row("told", WHOLE, 1, True, 60.0, 50.0, None, None, 10.0, 8.0, 12.0, 31.25),
+        Row("less", WHOLE, 2, False, 49.0, 39.0, 1.234, 20.0, -1.0, -3.0, 1.0, 9.96),
     ]
-    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in describe_rows(rows).splitlines()[2:]] == [
+    assert cells_of(rows)[2:] == [
         ["as configured", "1", "50.00", "40.00", "", "", "30.0"],
         ["told (oracle)", "1", "60.00", "50.00", "", "+10.00 [+8.00, +12.00]", "31.2"],
         ["less", "2", "49.00", "39.00 ± 1.23", "20.00", "-1.00 [-3.00, +1.00]", "10.0"],
     ]
+    cells = cells_of([*rows, Row("least", "less", 1, False, 49.0, 38.0, None, None, -1.0, -2.0, 0.0, 9.0)])
+    assert cells[0][5:7] == ["difference", "against"]
+    assert [row[6] for row in cells[2:]] == ["", WHOLE, WHOLE, "less"]
+
+
+def cells_of(rows: list[Row]) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in describe_rows(rows).splitlines()]
