@@ -51,7 +51,8 @@ STAGES: dict[str, Stage] = {
     "predict": Stage(
         module="erckit.pipeline.stages.predict",
         sections=("predict", "memory", "model", "prompts", "profiles"),
-        inputs=("ingest/", "prompts/", "profiles/", "train/adapter/"),
+        # Not the exports, which are for others.
+        inputs=("ingest/", "prompts/dev.jsonl", "prompts/test.jsonl", "prompts/wording/", "profiles/", "train/adapter/"),
         seeded=True,
     ),
     "evaluate": Stage(
