@@ -52,7 +52,14 @@ STAGES: dict[str, Stage] = {
         module="erckit.pipeline.stages.predict",
         sections=("predict", "memory", "model", "prompts", "profiles"),
         # Not the exports, which are for others.
-        inputs=("ingest/", "prompts/dev.jsonl", "prompts/test.jsonl", "prompts/wording/", "profiles/", "train/adapter/"),
+        inputs=(
+            "ingest/",
+            "prompts/dev.jsonl",
+            "prompts/test.jsonl",
+            "prompts/wording/",
+            "profiles/",
+            "train/adapter/",
+        ),
         seeded=True,
     ),
     "evaluate": Stage(
