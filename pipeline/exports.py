@@ -26,7 +26,7 @@ FORMS: dict[str, Callable[[str, str, Wording], dict[str, Any]]] = {
 """The forms by name, each with what a row of it is made of: a prompt, its label, and the wording."""
 SUFFIXES = ("jsonl", "parquet")
 CARD = "export/README.md"
-TEMPLATE = "card.md.jinja"
+TEMPLATE = "dataset_card.md.jinja"
 ROWS = 2000  # of a Parquet row group: what is held in memory
 
 

@@ -38,8 +38,8 @@ from ..config import Prompts as PromptsConfig
 from ..console import progress, say
 from ..exports import CARD, list_exports, open_exports, unroll_rows, write_card
 from ..knowledge import Inform, choose_knowledge, tells_facts
+from ..parallel import map_in_order
 from ..parts import find_part, finish_part, keep_parts
-from ..processes import map_in_order
 from ..run import Run
 from .profiles import VECTORS, stream_vectors
 

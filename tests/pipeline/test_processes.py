@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from erckit.data.errors import DataError
-from erckit.pipeline.processes import map_in_order
+from erckit.pipeline.parallel import map_in_order
 from erckit.pipeline.run import RunError, run_stages
 from erckit.prompts.wording import read_wording
 
@@ -114,7 +114,7 @@ def test_a_process_that_dies_is_told_as_an_error():
 SLEEPER = """
 import os, sys
 from functools import partial
-from erckit.pipeline.processes import map_in_order
+from erckit.pipeline.parallel import map_in_order
 
 if __name__ == "__main__":
     begin = partial(eval, "lambda n: (__import__('time').sleep(n), __import__('os').getpid())[1]")
