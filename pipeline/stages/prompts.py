@@ -67,7 +67,7 @@ def run(config: Config, run: Run) -> str:
     for loss, count in losses.items():
         say(f"  note: {count:,} {loss}, to keep the token budgets")
     if kept:
-        say(f"  those of {' and '.join(kept)} are up to date")
+        say(f"  those of {', '.join(kept)} are up to date")
     count, tokens = (sum(noted[what] for noted in notes.values()) for what in ("prompts", "tokens"))
     return f"{count:,} prompts of {tokens / count:.0f} tokens on average"
 

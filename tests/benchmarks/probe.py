@@ -8,7 +8,9 @@ it breaks my heart."), each something else; real utterances of dev follow; then 
 without a word of feeling ("The harbour again."): each of the three in a copy of the conversation, so that no answer
 disturbs another. Recent emotions are not told, and what was planted is out of the window, so that an answer can come
 from the memory alone. Nothing is told to the memory that it would not see in use: it writes the emotions that it
-recognises. With `--set oracle=true` it writes the planted ones: an upper bound. Chance is a third, both for
+recognises. So only feelings are planted that the model recognises where they are said by themselves: what was never
+recognised cannot be remembered. With `--set oracle=true` it writes the planted ones: an upper bound. Chance is a third,
+both for
 
 - right: the planted emotion is the most probable of the three, and
 - told apart: so it is once log-probabilities are centred over the three questions, which takes away what a memory does
@@ -49,6 +51,7 @@ SAYINGS = {
     "disgust": "Ew, the {} is gross, it makes me sick.",
 }
 MEASURES = ("right", "told apart")
+RECOGNISED = 0.75  # the share of sayings
 
 
 def main() -> None:
@@ -58,10 +61,10 @@ def main() -> None:
     settings = recognizer.config.memory.model_dump() | dict(map(parse_setting, options.settings))
     memory = Memory(**settings)
     recognizer.task = show_window(replace(recognizer.task, recent_count=0), memory)
-    emotions = [label for label in recognizer.task.labels if label in SAYINGS]
+    emotions = choose_emotions(recognizer)
     fillers = [u for d in load_dialogues(Run(options.run, recognizer.config.seed), "dev") for u in d.utterances]
     what = "planted emotions are written (oracle)" if memory.oracle else "recognised emotions are written"
-    print(f"{options.count} conversations a distance, percent; chance is 33.3; {what}")
+    print(f"{options.count} conversations a distance, percent; chance is 33.3; {what}: {', '.join(emotions)}")
     head = " ".join(f"{f'{measure}: {what}':>30}" for measure in MEASURES for what in ("alone", "memory", "difference"))
     print(f"{'turns ago':>10} {head}", flush=True)
     found: list[np.ndarray] = []
@@ -91,6 +94,22 @@ def parse() -> argparse.Namespace:
 def parse_setting(text: str) -> tuple[str, object]:
     key, _, value = text.partition("=")
     return key, parse_value(value, text)
+
+
+def choose_emotions(recognizer: Recognizer) -> list[str]:
+    """Return the emotions that are recognised, among all that can be planted, in `RECOGNISED` of their sayings or more."""
+    labels = [label for label in recognizer.task.labels if label in SAYINGS]
+    said = [(label, SAYINGS[label].format(thing)) for label in labels for thing in THINGS]
+    dialogues = (Dialogue(str(place), (Utterance("0", PEOPLE[:1], text),)) for place, (_, text) in enumerate(said))
+    rights: dict[str, list[bool]] = {label: [] for label in labels}
+    for (label, _), found in zip(said, recognizer.predict(dialogues), strict=True):
+        rights[label].append(max(labels, key=found.probabilities.__getitem__) == label)
+    chosen = [label for label, right in rights.items() if np.mean(right) >= RECOGNISED]
+    if len(chosen) < len(PEOPLE):
+        raise SystemExit(
+            f"the model recognises {', '.join(chosen) or 'none'} of {', '.join(labels)}; the probe needs 3"
+        )
+    return chosen
 
 
 def plant(

@@ -86,7 +86,7 @@ def test_only_what_changed_is_made_again_and_equals_what_a_fresh_run_makes(desk,
     desk.make()
     desk.edit("test", '"text": "', '"text": "Well. ')
     check({"test"})
-    assert "  those of train and dev are up to date\n" in capsys.readouterr().out
+    assert "  those of train, dev are up to date\n" in capsys.readouterr().out
     desk.edit("dev", '"speaker": "', '"speaker": "Old ')  # strangers: the registry of speakers changes
     check({"dev"})
     desk.edit("train", '"label": "neutral"', '"label": "mad"')  # and with it what is known of speakers
