@@ -97,7 +97,7 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 
 def choose_emotions(recognizer: Recognizer) -> list[str]:
-    """Return the emotions that are recognised, among all that can be planted, in `RECOGNISED` of their sayings or more."""
+    """Return the emotions that are recognised, among those that can be planted, nearly wherever they are said."""
     labels = [label for label in recognizer.task.labels if label in SAYINGS]
     said = [(label, SAYINGS[label].format(thing)) for label in labels for thing in THINGS]
     dialogues = (Dialogue(str(place), (Utterance("0", PEOPLE[:1], text),)) for place, (_, text) in enumerate(said))
