@@ -30,7 +30,7 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "erckit",  # ids that do not change from run to run
     "svg.fonttype": "none",
     "text.parse_math": False,  # a label may hold a dollar sign
-    "font.size": 10.5,
+    "font.size": 12,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
@@ -148,7 +148,7 @@ def plot_reliability(bins: Sequence[Mapping[str, Any]], oracle: bool) -> "Markup
         axes.set_xlim(0, 100)
         axes.set_ylim(-3, 103)
         axes.set_xlabel("confidence: the probability of the answer, percent")
-        axes.set_title("right answers, percent", loc="left", fontsize=10.5, color=SOFT)
+        axes.set_title("right answers, percent", loc="left", fontsize=12, color=SOFT)
         axes.tick_params(axis="y", labelcolor=SOFT)
         axes.grid()
         if oracle:
@@ -162,14 +162,14 @@ def plot_training(curve: Curve) -> "Markup":
     """Draw the loss by step, and below it dev W-F1 by epoch with the kept checkpoint marked."""
     with _drawing(280, rows=2) as (figure, (upper, lower)):
         upper.plot([step for step, _ in curve.losses], [loss for _, loss in curve.losses], color=INK, linewidth=1.2)
-        upper.set_title("training loss", loc="left", fontsize=10.5, color=SOFT)
+        upper.set_title("training loss", loc="left", fontsize=12, color=SOFT)
         upper.set_xlabel("optimiser step")
         epochs, scores = [look[0] for look in curve.looks], [look[2] for look in curve.looks]
         kept = (epochs[curve.kept], scores[curve.kept])
         lower.plot(epochs, scores, "o-", color=ACCENT, markersize=5)
         lower.plot(*kept, "o", markersize=11, markerfacecolor="none", markeredgecolor=ACCENT)
         _write(lower, f"kept: {kept[1]:.2f}", kept, (0, 9), ACCENT, ha="center", va="bottom")
-        lower.set_title("W-F1 on dev, percent", loc="left", fontsize=10.5, color=SOFT)
+        lower.set_title("W-F1 on dev, percent", loc="left", fontsize=12, color=SOFT)
         lower.set_xlabel("epoch")
         lower.set_xlim(0, max(epochs) * 1.05)
         lower.locator_params(axis="x", integer=True)
@@ -200,7 +200,8 @@ def _draw_score(axes: "Axes", row: int, score: Score, words: str, colour: str, o
     axes.plot([score.low, score.high], [row, row], color=colour, linestyle=":" if oracle else "-")
     face = PAPER if oracle else colour
     axes.plot(score.value, row, "o", markersize=7, markerfacecolor=face, markeredgecolor=colour)
-    _write(axes, words, (score.value, row), (0, -7), colour, ha="center", va="top")
+    plain = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # lines pass behind the words
+    _write(axes, words, (score.value, row), (0, -7), colour, ha="center", va="top", bbox=plain)
     if oracle:
         _write_badge(axes, (score.value, row), (0, 11))
 
@@ -208,7 +209,7 @@ def _draw_score(axes: "Axes", row: int, score: Score, words: str, colour: str, o
 def _write(
     axes: "Axes", text: str, place: tuple[float, float], shift: tuple[float, float], colour: str, **options: Any
 ) -> None:
-    axes.annotate(text, place, xytext=shift, textcoords="offset points", color=colour, fontsize=9.5, **options)
+    axes.annotate(text, place, xytext=shift, textcoords="offset points", color=colour, fontsize=11, **options)
 
 
 def _write_badge(axes: "Axes", place: tuple[float, float], shift: tuple[float, float]) -> None:

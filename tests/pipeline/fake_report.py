@@ -1,9 +1,11 @@
 """What the pages are made from, with chosen numbers, and a page as a reader finds it."""
 
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from erckit.data.files import write_json, write_json_lines
 from erckit.pipeline.config import Config
 from erckit.pipeline.predictions import Prediction, write_predictions
@@ -11,6 +13,7 @@ from erckit.pipeline.run import Run
 
 LABELS = ("glad", "calm", "gloomy")
 SPLITS = ("train", "dev", "test")
+RESAMPLES = 20
 BASELINES = {"majority": 12.34, "tfidf": -0.5, "encoder": -7.5}  # the model's lead over each, its interval ± 1
 
 
@@ -135,3 +138,28 @@ LOG = [
     {"eval_w_f1": 31.25, "epoch": 3.0, "step": 60},
     {"train_runtime": 5.0, "epoch": 3.0, "step": 60},
 ]
+
+
+def draw_answers(generator: np.random.Generator, dialogues: int = 6, turns: int = 4) -> list[Prediction]:
+    """Random answers to the same dialogues, whose last utterance nobody labelled."""
+    answers = []
+    for place, turn in product(range(dialogues), range(turns)):
+        shares = generator.dirichlet([1, 1, 1])
+        gold = None if (place, turn) == (dialogues - 1, turns - 1) else LABELS[(place * 7 + turn * turn) % 3]
+        probabilities = dict(zip(LABELS, shares.tolist(), strict=True))
+        label = max(LABELS, key=lambda name: probabilities[name])
+        answers.append(Prediction(f"d{place}", f"{turn}", turn, "Ada", f"So {turn}.", gold, label, probabilities))
+    return answers
+
+
+def write_run(folder: Path, *by_seed: list[Prediction], labels: tuple[str, ...] = LABELS, split: str = "test") -> Path:
+    """Write what `compare` reads of a run with the seeds 1, 2 and so on."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"name: a\nseed: 1\ndata: {{path: a}}\nevaluate: {{resamples: {RESAMPLES}}}\n")
+    write_json(folder / "ingest" / "labels.json", labels)
+    for seed, answers in enumerate(by_seed, start=1):
+        home = folder / f"seed-{seed}" / "predict"
+        write_predictions(home / f"{split}.jsonl", answers)
+        record = {"erckit": "1", "config": {"predict": {"memory": False}}, "fingerprint": "f"}
+        write_json(home / "manifest.json", record | {"inputs": {"ingest/a": "1", f"seed-{seed}/train/b": str(seed)}})
+    return folder

@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,36 +10,10 @@ from erckit.data.errors import DataError
 from erckit.data.files import read_json, write_json
 from erckit.pipeline.cli import main
 from erckit.pipeline.compare import CHANGES, compare_runs
-from erckit.pipeline.predictions import Prediction, write_predictions
+from erckit.pipeline.predictions import Prediction
 from sklearn.metrics import accuracy_score, f1_score
 
-LABELS = ("glad", "calm", "gloomy")
-RESAMPLES = 20
-
-
-def draw_answers(generator: np.random.Generator, dialogues: int = 6, turns: int = 4) -> list[Prediction]:
-    """Random answers to the same dialogues, whose last utterance nobody labelled."""
-    answers = []
-    for place, turn in product(range(dialogues), range(turns)):
-        shares = generator.dirichlet([1, 1, 1])
-        gold = None if (place, turn) == (dialogues - 1, turns - 1) else LABELS[(place * 7 + turn * turn) % 3]
-        probabilities = dict(zip(LABELS, shares.tolist(), strict=True))
-        label = max(LABELS, key=lambda name: probabilities[name])
-        answers.append(Prediction(f"d{place}", f"{turn}", turn, "Ada", f"So {turn}.", gold, label, probabilities))
-    return answers
-
-
-def write_run(folder: Path, *by_seed: list[Prediction], labels: tuple[str, ...] = LABELS, split: str = "test") -> Path:
-    """Write what `compare` reads of a run with the seeds 1, 2 and so on."""
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"name: a\nseed: 1\ndata: {{path: a}}\nevaluate: {{resamples: {RESAMPLES}}}\n")
-    write_json(folder / "ingest" / "labels.json", labels)
-    for seed, answers in enumerate(by_seed, start=1):
-        home = folder / f"seed-{seed}" / "predict"
-        write_predictions(home / f"{split}.jsonl", answers)
-        record = {"erckit": "1", "config": {"predict": {"memory": False}}, "fingerprint": "f"}
-        write_json(home / "manifest.json", record | {"inputs": {"ingest/a": "1", f"seed-{seed}/train/b": str(seed)}})
-    return folder
+from tests.pipeline.fake_report import LABELS, RESAMPLES, draw_answers, write_run
 
 
 def score(name: str, answers: list[Prediction]) -> float:
