@@ -159,7 +159,7 @@ def test_the_arrow_keys_go_through_a_timeline_and_the_line_below_says_what_the_t
     assert turns == [["gla", "cal"], ["gla"]]  # the gold one where it differs
 
 
-NAMED = {"button", "group", "image", "img", "link", "navigation", "region", "table", "columnheader", "rowheader"}
+NAMED = {"button", "image", "img", "link", "navigation", "region", "table", "columnheader", "rowheader"}
 
 
 def test_everything_has_a_name_and_every_reference_a_target(tab, page):
@@ -205,7 +205,7 @@ def test_every_letter_has_enough_contrast(tab, page, dark):
         "rgb(20, 25, 30)" if dark else "rgb(255, 255, 255)"
     )
     found = tab.run(CONTRASTS)
-    assert len(found) > 100 and max(found)[0] > 12
+    assert len(found) > 50 and max(found)[0] > 12
     assert [(round(ratio, 2), text) for ratio, text in found if ratio < 4.5] == []
 
 

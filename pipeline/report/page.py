@@ -54,7 +54,8 @@ def _number(value: float) -> str:
 
 
 def _count(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+    """Return a count, or a mean of counts with one digit where it has one."""
+    return f"{value:,.1f}".removesuffix(".0")
 
 
 def _signed(value: float) -> str:

@@ -13,7 +13,7 @@ from erckit.pipeline.run import Run
 
 LABELS = ("glad", "calm", "gloomy")
 SPLITS = ("train", "dev", "test")
-RESAMPLES = 20
+RESAMPLES = 12
 BASELINES = {"majority": 12.34, "tfidf": -0.5, "encoder": -7.5}  # the model's lead over each, its interval ± 1
 
 
@@ -54,6 +54,10 @@ class Page(HTMLParser):
     def text(self) -> str:
         """All that is read, each run of blanks as one."""
         return " ".join("".join(data for place, data in self.texts if not {"style", "script"} & set(place)).split())
+
+
+def label_of(page: Page, start: str) -> str:
+    return next(a["aria-label"] for _, a in page.tags if (a.get("aria-label") or "").startswith(start))
 
 
 def system(score: float, lead: float | None = None, *, oracle: bool = False) -> dict[str, Any]:

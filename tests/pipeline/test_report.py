@@ -13,7 +13,7 @@ from erckit.pipeline.stages.report import run as report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pipeline.fake_report import BASELINES, LABELS, Page, make_run, metrics, say, talk
+from tests.pipeline.fake_report import BASELINES, LABELS, Page, label_of, make_run, metrics, say, talk
 
 
 @pytest.fixture
@@ -209,10 +209,6 @@ def test_the_page_is_well_formed_accessible_and_needs_nothing_else(make_page):
 
 def test_equal_runs_make_equal_pages(make_page):
     assert make_page() == make_page()
-
-
-def label_of(page: Page, start: str) -> str:
-    return next(a["aria-label"] for _, a in page.tags if (a.get("aria-label") or "").startswith(start))
 
 
 def part(template: str, **findings: Any) -> str:
