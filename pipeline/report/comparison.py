@@ -46,7 +46,8 @@ def render_ablation(name: str, rows: "Sequence[Row]") -> str:
         Difference(row.name, Score(row.difference, row.low, row.high), f"to {row.test:.2f}", row.oracle)
         for row in rows[1:]
     ]
-    plot = plot_differences(differences, "W-F1 on test against the run as configured", "variants")
+    what = "W-F1 on test against the run as configured"
+    plot = plot_differences(differences, what, "variants") if differences else ""
     return render_page("ablation.html.jinja", {"name": name, "rows": rows, "plot": plot})
 
 
