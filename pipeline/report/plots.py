@@ -73,7 +73,7 @@ def read_curve(log: Sequence[Mapping[str, Any]]) -> Curve | None:
 
 def plot_systems(systems: Sequence[System]) -> "Markup":
     """Draw a dot and a 95 % interval for the W-F1 of each system on test, in their order from the top."""
-    with _drawing(44 + 38 * len(systems)) as (figure, (axes,)):
+    with _drawing(48 + 42 * len(systems)) as (figure, (axes,)):
         axes.set_ylim(len(systems) - 0.4, -0.5)
         for row, system in enumerate(systems):
             colour, words = ACCENT if system.name == MODEL else INK, f"{system.test.value:.2f}"
@@ -91,7 +91,7 @@ def plot_differences(differences: Sequence[Difference], what: str, name: str) ->
 
     Those whose interval holds 0 are drawn in plain ink. `what` is measured, in percent.
     """
-    with _drawing(44 + 38 * len(differences)) as (figure, (axes,)):
+    with _drawing(48 + 42 * len(differences)) as (figure, (axes,)):
         axes.set_ylim(len(differences) - 0.4, -0.5)
         axes.axvline(0, color=SOFT, linewidth=1.2)
         for row, one in enumerate(differences):
@@ -203,7 +203,7 @@ def _draw_score(axes: "Axes", row: int, score: Score, words: str, colour: str, o
     plain = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # lines pass behind the words
     _write(axes, words, (score.value, row), (0, -7), colour, ha="center", va="top", bbox=plain)
     if oracle:
-        _write_badge(axes, (score.value, row), (0, 11))
+        _write_badge(axes, (score.value, row), (0, 13))
 
 
 def _write(
