@@ -87,6 +87,8 @@ def test_a_page_is_as_wide_as_its_window_and_what_is_wider_scrolls_in_a_box(tab,
     tab.show(page, width=width)
     tab.run("document.querySelectorAll('details').forEach((one) => (one.open = true))")
     assert tab.run("document.documentElement.scrollWidth") == tab.run("innerWidth") == width
+    drawn = "[...document.querySelectorAll('.plot text')].map((one) => one.getBoundingClientRect())"
+    assert tab.run(f"{drawn}.every((box) => box.left >= 0 && box.right <= innerWidth)")
     wide = "[...document.querySelectorAll('.box')].filter((box) => box.scrollWidth > box.clientWidth)"
     assert tab.run(f"{wide}.every((box) => box.tabIndex === 0 || box.querySelector('[tabindex=\"0\"]'))")
     assert width == DESK or tab.run(f"{wide}.length") > 0

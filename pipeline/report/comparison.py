@@ -34,7 +34,7 @@ def render_comparison(findings: Mapping[str, Any], titles: Mapping[str, str]) ->
             "shades": shade_rows(differing),
             "plots": {
                 "scores": plot_differences(of_all, "B minus A", "scores"),
-                "f1": plot_differences(by_label, "F1 of each emotion, B minus A", "emotions"),
+                "f1": plot_differences(by_label, "F1, B minus A", "emotions"),
             },
         },
     )
@@ -46,8 +46,7 @@ def render_ablation(name: str, rows: "Sequence[Row]") -> str:
         Difference(row.name, Score(row.difference, row.low, row.high), f"to {row.test:.2f}", row.oracle)
         for row in rows[1:]
     ]
-    what = "W-F1 on test against the run as configured"
-    plot = plot_differences(differences, what, "variants") if differences else ""
+    plot = plot_differences(differences, "Difference in W-F1", "variants") if differences else ""
     return render_page("ablation.html.jinja", {"name": name, "rows": rows, "plot": plot})
 
 

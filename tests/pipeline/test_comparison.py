@@ -90,4 +90,4 @@ def test_the_rows_of_an_ablation_stand_on_its_page():
     assert "<less> 2 49.00 39.00 ± 1.23 20.00 −1.00 [−3.00, 1.00] 10.0" in page.text
     alone = Page(render_ablation("talk", rows[:1]))  # no variant changes anything
     assert f"{WHOLE} 2 50.00 40.00" in alone.text and "svg" not in {tag for tag, _ in alone.tags}
-    assert "told (oracle) +10.25, +8.00 to +12.00; <less> -1.00" in label_of(page, "W-F1 on test against")
+    assert "told (oracle) +10.25, +8.00 to +12.00; <less> -1.00" in label_of(page, "Difference in W-F1")
