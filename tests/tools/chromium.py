@@ -1,11 +1,12 @@
 """A headless Chromium for tests, driven over the DevTools protocol through two pipes, and a command for pictures.
 
-python -m tests.tools.chromium PAGE.html PICTURE.png [--width 1200] [--height 1380] [--dark]
+python -m tests.tools.chromium PAGE.html PICTURE.png [--width 1200] [--height 1410] [--dark]
 """
 
 import argparse
 import base64
 import fcntl
+import io
 import json
 import os
 import select
@@ -17,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
@@ -135,9 +138,9 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--width", type=int, default=1200)
-    parser.add_argument("--height", type=int, default=1380)
+    parser.add_argument("--height", type=int, default=1410)
     parser.add_argument("--dark", action="store_true")
-    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--whole", action="store_true", help="the page to its end")
     parser.add_argument("--at", metavar="SELECTOR", help="what to scroll to")
     options = parser.parse_args()
     program = find_chromium()
@@ -147,7 +150,8 @@ def main() -> None:
         tab.show(options.page, width=options.width, height=options.height, dark=options.dark)
         if options.at:
             tab.run(f"document.querySelector({json.dumps(options.at)}).scrollIntoView()")
-        options.picture.write_bytes(tab.picture(options.whole))
+        picture = Image.open(io.BytesIO(tab.picture(options.whole)))
+    picture.convert("RGB").quantize(256).save(options.picture, optimize=True)  # a third of the size
 
 
 if __name__ == "__main__":
