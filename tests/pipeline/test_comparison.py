@@ -88,6 +88,7 @@ def test_the_rows_of_an_ablation_stand_on_its_page():
     assert f"{WHOLE} 2 50.00 40.00 ± 0.52 38.50 – – 30.0" in page.text
     assert "told ORACLE 2 60.00 50.25 ± 1.00 – +10.25 [8.00, 12.00] 31.2" in page.text
     assert "<less> 2 49.00 39.00 ± 1.23 20.00 −1.00 [−3.00, 1.00] 10.0" in page.text
+    assert "ORACLE" in page.inside("figcaption") and "ORACLE" not in Page(render_ablation("talk", rows[::2])).text
     alone = Page(render_ablation("talk", rows[:1]))  # no variant changes anything
     assert f"{WHOLE} 2 50.00 40.00" in alone.text and "svg" not in {tag for tag, _ in alone.tags}
     assert "told (oracle) +10.25, +8.00 to +12.00; <less> -1.00" in label_of(page, "Difference in W-F1")
