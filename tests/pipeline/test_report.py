@@ -125,6 +125,8 @@ def test_unlabelled_utterances_are_answered_and_marked(make_page):
 
     assert "2 of the 6 utterances of test have no gold emotion" in page.text
     assert "1 of 1 labelled turns right" in page.text and "0 of 0 labelled turns right" in page.text
+    none = Page(make_page([say("d1", 0, "Who knows?", "glad", None)]))
+    assert "0 of 0 labelled turns right." in none.text and "errs much" not in none.text
     assert "62 % – no gold" in page.text and "62 % calm ✓ right" in page.text and "62 % calm ✗ wrong" in page.text
 
 
