@@ -18,6 +18,7 @@ from .experiments import load_variants, make_variants, write_override
 from .lock import hold
 from .manifest import read_manifest
 from .metrics import deviate, interval, resample, weighted_f1
+from .report.comparison import render_ablation
 from .run import Run, run_stages
 from .stages.evaluate import MODEL, count_by_seed
 from .tables import format_interval, format_mean, write_table
@@ -95,7 +96,7 @@ def read_variants(name_or_path: str = SHIPPED) -> dict[str, Variant]:
 def ablate(
     config_name: str, overrides: Sequence[str], run: Run, variants: Mapping[str, Variant], table: str = SHIPPED
 ) -> list[Row]:
-    """Bring the run and all its variants up to date, seed by seed, and write `ablation/TABLE.json` and `TABLE.md`.
+    """Bring the run and all its variants up to date, seed by seed, and write `ablation/TABLE.{json,md,html}`.
 
     Raises ConfigError where a change is no valid one, before anything runs.
     """
@@ -127,6 +128,7 @@ def _tell_rows(config: Config, run: Run, runs: Mapping[str, Run], against: Mappi
         rows.append(_measure(name, one, other, runs[other], drawn[name] - drawn[other]))
     write_json(run.folder / "ablation" / f"{table}.json", [asdict(row) for row in rows])
     write_text(run.folder / "ablation" / f"{table}.md", describe_rows(rows))
+    write_text(run.folder / "ablation" / f"{table}.html", render_ablation(config.name, rows))
     return rows
 
 

@@ -104,7 +104,7 @@ def _add_looks_at_answers(commands: "argparse._SubParsersAction") -> None:
     compare = _add_parser(commands, "compare", "compare the answers of two runs, dialogue by dialogue")
     compare.add_argument("run_a", type=Path, metavar="RUN_A", help="a run folder, with all its seeds")
     compare.add_argument("run_b", type=Path, metavar="RUN_B", help="another one over the same corpus")
-    compare.add_argument("--output", type=Path, metavar="FOLDER", help="also write compare.md and compare.json there")
+    compare.add_argument("--output", type=Path, metavar="FOLDER", help="write compare.{html,md,json} there too")
     compare.set_defaults(command=actions.run_compare)
     score = _add_parser(commands, "score", "measure anybody's answers, without a model")
     score.add_argument("answers", type=Path, metavar="PREDICTIONS", help="CSV or JSON Lines: an utterance and a label")

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..data.errors import DataError
-from ..data.files import read_json, replace_atomically, write_json
+from ..data.files import read_json, write_json, write_text
 from ..data.labels import LabelSet
 from .artefacts import load_labels
 from .config import load_config
 from .manifest import MANIFEST, explain_difference
-from .metrics import SCORES, TITLES, deviate, interval, p_value, resample, swap
+from .metrics import SCORES, TITLES, Score, deviate, f1_scores, interval, p_value, resample, swap
 from .predictions import Prediction, read_predictions
+from .report.comparison import render_comparison
 from .run import Run
 from .stages.evaluate import count_by_dialogue
 from .tables import format_interval, format_mean, write_table
@@ -46,9 +47,10 @@ class Answers:
         """Return the probability of each label, the mean over seeds, shape (utterances, labels)."""
         return np.mean([[list(one.probabilities.values()) for one in answers] for answers in self.by_seed], axis=0)
 
-    def count_right(self) -> np.ndarray:
-        """Return the share of seeds with the right answer, shape (utterances,)."""
-        return np.mean([[one.label == one.gold for one in answers] for answers in self.by_seed], axis=0)
+    def share(self) -> np.ndarray:
+        """Return the share of seeds that answer each label, shape (utterances, labels)."""
+        places = np.array([[self.labels.index(one.label) for one in answers] for answers in self.by_seed])
+        return np.eye(len(self.labels))[places].mean(axis=0)
 
     def describe(self) -> dict[str, Any]:
         oracle = any(one.oracle for answers in self.by_seed for one in answers)
@@ -75,16 +77,18 @@ def compare_runs(folder_a: Path, folder_b: Path, split: str) -> dict[str, Any]:
         "dialogues": len(counts[0]),
         "utterances": int(counts[0][:, 0].sum()),
         "resamples": config.evaluate.resamples,
-        "scores": measure_difference(*counts, config.evaluate.resamples, config.seed),
-        "right": find_right(a, b),
+        "scores": measure_difference(*counts, SCORES, config.evaluate.resamples, config.seed),
+        "f1": measure_difference(*counts, _f1_by_label(a.labels), config.evaluate.resamples, config.seed),
+        **find_agreement(a, b),
         "changes": find_changes(a, b),
     }
 
 
 def write_comparison(folder: Path, findings: Mapping[str, Any]) -> None:
+    """Write compare.json, compare.md and the page compare.html."""
     write_json(folder / "compare.json", findings)
-    with replace_atomically(folder / "compare.md") as temporary:
-        temporary.write_text(describe_comparison(findings), encoding="utf-8")
+    write_text(folder / "compare.md", describe_comparison(findings))
+    write_text(folder / "compare.html", render_comparison(findings, TITLES))
 
 
 def describe_comparison(findings: Mapping[str, Any]) -> str:
@@ -170,7 +174,9 @@ def check_same_utterances(a: Answers, b: Answers) -> None:
                 )
 
 
-def measure_difference(a: np.ndarray, b: np.ndarray, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+def measure_difference(
+    a: np.ndarray, b: np.ndarray, scores: Mapping[str, Score], resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
     """Return each score of two runs and their difference; confusions have shape (dialogues, seeds, labels, labels)."""
     drawn = [resample(counts, resamples, seed) for counts in (a, b)]
     # A dialogue is swapped with all seeds; those of the run with fewer are repeated, which leaves its mean as it is.
@@ -178,15 +184,17 @@ def measure_difference(a: np.ndarray, b: np.ndarray, resamples: int, seed: int) 
     repeated_a, repeated_b = (np.tile(counts, (1, seeds // counts.shape[1], 1, 1)) for counts in (a, b))
     swapped = swap(repeated_a, repeated_b, resamples, seed)
     measured = {}
-    for name, score in SCORES.items():
+    for name, score in scores.items():
         of_a, of_b = (score(counts.sum(axis=0)) for counts in (a, b))
         drawn_a, drawn_b = (score(counts).mean(axis=1) for counts in drawn)
         swapped_a, swapped_b = (score(counts).mean(axis=1) for counts in swapped)
         difference = float(of_b.mean() - of_a.mean())
         measured[name] = {
             "a": float(of_a.mean()),
+            "a_interval": interval(drawn_a),
             "a_deviation": deviate(of_a),
             "b": float(of_b.mean()),
+            "b_interval": interval(drawn_b),
             "b_deviation": deviate(of_b),
             "b_minus_a": difference,
             "interval": interval(drawn_b - drawn_a),
@@ -195,23 +203,25 @@ def measure_difference(a: np.ndarray, b: np.ndarray, resamples: int, seed: int) 
     return measured
 
 
-def find_right(a: Answers, b: Answers) -> dict[str, dict[str, float]]:
-    """Return by gold label how many utterances both, one alone and neither answer rightly.
+def find_agreement(a: Answers, b: Answers) -> dict[str, Any]:
+    """Return who answers what, and by gold label how many utterances both, one alone and neither answer rightly.
 
-    With several seeds these are means over all pairs of a seed of A and one of B.
+    `answers` has a row for each answer of A and a column for each of B; `same` is the share on which they agree. With
+    several seeds all are means over all pairs of a seed of A and one of B; unlabelled utterances do not count.
     """
-    right_a, right_b = a.count_right(), b.count_right()
-    gold = np.array([one.gold or "" for one in a.by_seed[0]])
-    counted = {}
-    for label in a.labels:
-        of_a, of_b = right_a[gold == label], right_b[gold == label]
-        counted[label] = {
+    gold = np.array([-1 if one.gold is None else a.labels.index(one.gold) for one in a.by_seed[0]])
+    share_a, share_b = a.share(), b.share()
+    answers = share_a[gold >= 0].T @ share_b[gold >= 0]
+    right = {}
+    for place, label in enumerate(a.labels):
+        of_a, of_b = share_a[gold == place, place], share_b[gold == place, place]
+        right[label] = {
             "both": float(of_a @ of_b),
             "only_a": float(of_a @ (1 - of_b)),
             "only_b": float((1 - of_a) @ of_b),
             "neither": float((1 - of_a) @ (1 - of_b)),
         }
-    return counted
+    return {"same": float(np.trace(answers) / answers.sum()), "answers": answers.tolist(), "right": right}
 
 
 def find_changes(a: Answers, b: Answers) -> list[dict[str, Any]]:
@@ -235,6 +245,10 @@ def find_changes(a: Answers, b: Answers) -> list[dict[str, Any]]:
         for place in [a.labels.index(one.gold)]
     ]
     return sorted(changes, key=lambda change: -abs(change["b_minus_a"]))[:CHANGES]
+
+
+def _f1_by_label(labels: LabelSet) -> dict[str, Score]:
+    return {label: lambda counts, place=place: f1_scores(counts)[..., place] for place, label in enumerate(labels)}
 
 
 def _check_made_alike(run: Run) -> None:

@@ -67,7 +67,16 @@ def test_the_wheel_holds_every_tracked_file_of_the_packages_and_nothing_else(whe
 
     assert held == belong | {"erckit/__init__.py"}
     kinds = {Path(path).suffix for path in held}
-    assert kinds == {".py", ".yaml", ".txt", ".json", ".jsonl", ".jinja", ".css"}  # no kind of file was forgotten here
+    assert kinds == {
+        ".py",
+        ".yaml",
+        ".txt",
+        ".json",
+        ".jsonl",
+        ".jinja",
+        ".css",
+        ".js",
+    }  # no kind of file was forgotten here
     with zipfile.ZipFile(wheel) as opened:
         assert all(opened.read(path) == (ROOT / path.removeprefix("erckit/")).read_bytes() for path in held)
 

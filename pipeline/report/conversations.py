@@ -1,4 +1,4 @@
-"""Conversations and prompts for the page: which are shown, and what stands in each line of a timeline."""
+"""Conversations and prompts for the page: which are shown, and how their turns are marked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,12 +27,9 @@ class Conversation:
         return any(turn.oracle for turn in self.turns)
 
     @property
-    def strips(self) -> dict[str, list[tuple[int, Prediction]]]:
-        """The turns of each speaker, by first appearance, each with its place among the turns shown, from 0."""
-        rows: dict[str, list[tuple[int, Prediction]]] = {}
-        for place, turn in enumerate(self.turns):
-            rows.setdefault(turn.speaker, []).append((place, turn))
-        return rows
+    def speakers(self) -> list[str]:
+        """Who speaks, by first appearance."""
+        return list(dict.fromkeys(turn.speaker for turn in self.turns))
 
 
 def choose_conversations(predictions: Sequence[Prediction], count: int) -> list[Conversation]:

@@ -8,12 +8,14 @@ from io import StringIO
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from .systems import MODEL, System
+from .systems import MODEL, Difference, Score, System
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+MINUS = "\N{MINUS SIGN}"
 
 # Paul Tol's "light" scheme (https://personal.sron.nl/~pault): it stays apart for colour-blind eyes, under dark letters.
 EMOTION_COLOURS = (
@@ -23,12 +25,12 @@ EMOTION_COLOURS = (
 # Stand-ins while matplotlib draws; in the SVG each becomes the variable of the style sheet.
 INK, SOFT, LINE, PAPER, ACCENT = "#000001", "#000002", "#000003", "#000004", "#000005"
 _VARIABLES = {INK: "--ink", SOFT: "--soft", LINE: "--line", PAPER: "--paper", ACCENT: "--accent"}
-_WIDTH = 420  # points, shown a little larger on a screen and a little smaller on a phone
+_WIDTH = 360  # points, shown larger on a screen, and on a phone as wide as it is
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "erckit",  # ids that do not change from run to run
     "svg.fonttype": "none",
     "text.parse_math": False,  # a label may hold a dollar sign
-    "font.size": 10.5,
+    "font.size": 12,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
@@ -71,22 +73,39 @@ def read_curve(log: Sequence[Mapping[str, Any]]) -> Curve | None:
 
 def plot_systems(systems: Sequence[System]) -> "Markup":
     """Draw a dot and a 95 % interval for the W-F1 of each system on test, in their order from the top."""
-    with _drawing(44 + 38 * len(systems)) as (figure, (axes,)):
+    with _drawing(48 + 42 * len(systems)) as (figure, (axes,)):
         axes.set_ylim(len(systems) - 0.4, -0.5)
         for row, system in enumerate(systems):
-            colour, test = ACCENT if system.name == MODEL else INK, system.test
-            axes.plot([test.low, test.high], [row, row], color=colour, linestyle=":" if system.oracle else "-")
-            face = PAPER if system.oracle else colour
-            axes.plot(test.value, row, "o", markersize=7, markerfacecolor=face, markeredgecolor=colour)
-            _write(axes, f"{test.value:.2f}", (test.value, row), (0, -7), colour, ha="center", va="top")
-            if system.oracle:
-                _write_badge(axes, (test.value, row), (0, 11))
+            colour, words = ACCENT if system.name == MODEL else INK, f"{system.test.value:.2f}"
+            _draw_score(axes, row, system.test, words, colour, system.oracle)
         axes.set_yticks(range(len(systems)), [fill(system.title, 20) for system in systems])
         axes.set_xlabel("W-F1 on test, percent")
         axes.grid(axis="x")
         axes.margins(x=0.12)
         said = [f"{s.title}{_say(s.oracle)} {s.test.value:.2f}, {s.test.low:.2f} to {s.test.high:.2f}" for s in systems]
         return _to_svg(figure, "systems", f"W-F1 on test with 95 % intervals: {'; '.join(said)}.")
+
+
+def plot_differences(differences: Sequence[Difference], what: str, name: str) -> "Markup":
+    """Draw differences with their 95 % intervals around a line at 0 (a forest plot), in their order from the top.
+
+    Those whose interval holds 0 are drawn in plain ink. `what` is measured, in percent.
+    """
+    with _drawing(48 + 42 * len(differences)) as (figure, (axes,)):
+        axes.set_ylim(len(differences) - 0.4, -0.5)
+        axes.axvline(0, color=SOFT, linewidth=1.2)
+        for row, one in enumerate(differences):
+            words = f"{one.score.value:+.2f}".replace("-", MINUS) + (f", {one.note}" if one.note else "")
+            _draw_score(axes, row, one.score, words, INK if one.score.holds_zero else ACCENT, one.oracle)
+        axes.set_yticks(range(len(differences)), [fill(one.title, 20) for one in differences])
+        axes.set_xlabel(f"{what}, percent")
+        axes.grid(axis="x")
+        axes.margins(x=0.12)
+        said = [
+            f"{one.title}{_say(one.oracle)} {one.score.value:+.2f}, {one.score.low:+.2f} to {one.score.high:+.2f}"
+            for one in differences
+        ]
+        return _to_svg(figure, name, f"{what} with 95 % intervals: {'; '.join(said)}.")
 
 
 def plot_classes(per_class: Mapping[str, Mapping[str, float]], oracle: bool) -> "Markup":
@@ -129,7 +148,7 @@ def plot_reliability(bins: Sequence[Mapping[str, Any]], oracle: bool) -> "Markup
         axes.set_xlim(0, 100)
         axes.set_ylim(-3, 103)
         axes.set_xlabel("confidence: the probability of the answer, percent")
-        axes.set_title("right answers, percent", loc="left", fontsize=10.5, color=SOFT)
+        axes.set_title("right answers, percent", loc="left", fontsize=12, color=SOFT)
         axes.tick_params(axis="y", labelcolor=SOFT)
         axes.grid()
         if oracle:
@@ -143,14 +162,14 @@ def plot_training(curve: Curve) -> "Markup":
     """Draw the loss by step, and below it dev W-F1 by epoch with the kept checkpoint marked."""
     with _drawing(280, rows=2) as (figure, (upper, lower)):
         upper.plot([step for step, _ in curve.losses], [loss for _, loss in curve.losses], color=INK, linewidth=1.2)
-        upper.set_title("training loss", loc="left", fontsize=10.5, color=SOFT)
+        upper.set_title("training loss", loc="left", fontsize=12, color=SOFT)
         upper.set_xlabel("optimiser step")
         epochs, scores = [look[0] for look in curve.looks], [look[2] for look in curve.looks]
         kept = (epochs[curve.kept], scores[curve.kept])
         lower.plot(epochs, scores, "o-", color=ACCENT, markersize=5)
         lower.plot(*kept, "o", markersize=11, markerfacecolor="none", markeredgecolor=ACCENT)
         _write(lower, f"kept: {kept[1]:.2f}", kept, (0, 9), ACCENT, ha="center", va="bottom")
-        lower.set_title("W-F1 on dev, percent", loc="left", fontsize=10.5, color=SOFT)
+        lower.set_title("W-F1 on dev, percent", loc="left", fontsize=12, color=SOFT)
         lower.set_xlabel("epoch")
         lower.set_xlim(0, max(epochs) * 1.05)
         lower.locator_params(axis="x", integer=True)
@@ -176,10 +195,21 @@ def _drawing(height: float, rows: int = 1) -> "Iterator[tuple[Figure, list[Axes]
         yield figure, list(figure.subplots(rows, squeeze=False)[:, 0])
 
 
+def _draw_score(axes: "Axes", row: int, score: Score, words: str, colour: str, oracle: bool) -> None:
+    """Draw a dot and a 95 % interval, with words below; those of an oracle hollow, dotted and with a badge."""
+    axes.plot([score.low, score.high], [row, row], color=colour, linestyle=":" if oracle else "-")
+    face = PAPER if oracle else colour
+    axes.plot(score.value, row, "o", markersize=7, markerfacecolor=face, markeredgecolor=colour)
+    plain = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # lines pass behind the words
+    _write(axes, words, (score.value, row), (0, -7), colour, ha="center", va="top", bbox=plain)
+    if oracle:
+        _write_badge(axes, (score.value, row), (0, 13))
+
+
 def _write(
     axes: "Axes", text: str, place: tuple[float, float], shift: tuple[float, float], colour: str, **options: Any
 ) -> None:
-    axes.annotate(text, place, xytext=shift, textcoords="offset points", color=colour, fontsize=9.5, **options)
+    axes.annotate(text, place, xytext=shift, textcoords="offset points", color=colour, fontsize=11, **options)
 
 
 def _write_badge(axes: "Axes", place: tuple[float, float], shift: tuple[float, float]) -> None:

@@ -25,6 +25,20 @@ class Score:
     low: float
     high: float
 
+    @property
+    def holds_zero(self) -> bool:
+        return self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A row of a forest plot; `note` stands beside its value."""
+
+    title: str
+    score: Score
+    note: str = ""
+    oracle: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class System:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
 from ...data.files import read_json, read_json_lines, write_text
 from ...retrieval.profiles import read_facts
 from ..artefacts import load_dialogues, load_labels, load_speakers
@@ -34,7 +33,7 @@ VERDICTS = (
 
 def run(config: Config, run: Run) -> str:
     path = run.path("report", "index.html")
-    text = page.render_page(collect_findings(config, run))
+    text = page.render_page("page.html.jinja", collect_findings(config, run))
     write_text(path, text)
     return f"the page {path}"
 
@@ -58,7 +57,6 @@ def collect_findings(config: Config, run: Run) -> dict[str, Any]:
     metrics = [read_json(one.path("evaluate", "metrics.json")) for one in runs]
     predictions = read_predictions(runs[0].path("predict", "test.jsonl"), labels)
     return {
-        "version": __version__,
         "config": config,
         "config_text": dump_config(config),
         "corpus": read_json(run.path("ingest", "corpus.json")),

@@ -11,6 +11,7 @@ from erckit.pipeline.artefacts import load_labels
 from erckit.pipeline.config import load_config, shipped_configs
 from erckit.pipeline.manifest import MANIFEST
 from erckit.pipeline.predictions import ASKED, by_dialogue, read_predictions
+from erckit.pipeline.report.comparison import render_ablation
 from erckit.pipeline.run import Run
 from erckit.pipeline.yaml_text import ConfigError
 from sklearn.metrics import f1_score
@@ -76,6 +77,7 @@ def test_variants_are_made_once_and_compared_dialogue_by_dialogue(begin, tiny_co
     assert ablate(str(tiny_config), [], run, VARIANTS) == rows
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob(MANIFEST)} == before
     assert (run.folder / "ablation" / "parts.md").read_text() == describe_rows(rows)
+    assert (run.folder / "ablation" / "parts.html").read_text() == render_ablation("talk", rows)
 
 
 def test_variants_that_differ_only_in_their_answers_share_a_training(begin, tiny_config):

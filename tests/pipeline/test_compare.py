@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,42 +10,20 @@ from erckit.data.errors import DataError
 from erckit.data.files import read_json, write_json
 from erckit.pipeline.cli import main
 from erckit.pipeline.compare import CHANGES, compare_runs
-from erckit.pipeline.predictions import Prediction, write_predictions
+from erckit.pipeline.metrics import TITLES
+from erckit.pipeline.predictions import Prediction
+from erckit.pipeline.report.comparison import render_comparison
 from sklearn.metrics import accuracy_score, f1_score
 
-LABELS = ("glad", "calm", "gloomy")
-RESAMPLES = 20
-
-
-def draw_answers(generator: np.random.Generator, dialogues: int = 6, turns: int = 4) -> list[Prediction]:
-    """Random answers to the same dialogues, whose last utterance nobody labelled."""
-    answers = []
-    for place, turn in product(range(dialogues), range(turns)):
-        shares = generator.dirichlet([1, 1, 1])
-        gold = None if (place, turn) == (dialogues - 1, turns - 1) else LABELS[(place * 7 + turn * turn) % 3]
-        probabilities = dict(zip(LABELS, shares.tolist(), strict=True))
-        label = max(LABELS, key=lambda name: probabilities[name])
-        answers.append(Prediction(f"d{place}", f"{turn}", turn, "Ada", f"So {turn}.", gold, label, probabilities))
-    return answers
-
-
-def write_run(folder: Path, *by_seed: list[Prediction], labels: tuple[str, ...] = LABELS, split: str = "test") -> Path:
-    """Write what `compare` reads of a run with the seeds 1, 2 and so on."""
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"name: a\nseed: 1\ndata: {{path: a}}\nevaluate: {{resamples: {RESAMPLES}}}\n")
-    write_json(folder / "ingest" / "labels.json", labels)
-    for seed, answers in enumerate(by_seed, start=1):
-        home = folder / f"seed-{seed}" / "predict"
-        write_predictions(home / f"{split}.jsonl", answers)
-        record = {"erckit": "1", "config": {"predict": {"memory": False}}, "fingerprint": "f"}
-        write_json(home / "manifest.json", record | {"inputs": {"ingest/a": "1", f"seed-{seed}/train/b": str(seed)}})
-    return folder
+from tests.pipeline.fake_report import LABELS, RESAMPLES, draw_answers, write_run
 
 
 def score(name: str, answers: list[Prediction]) -> float:
     gold, found = [one.gold for one in answers], [one.label for one in answers]
     if name == "accuracy":
         return 100 * accuracy_score(gold, found)
+    if name in LABELS:
+        return 100 * f1_score(gold, found, labels=[name], average="macro", zero_division=0)
     average = {"w_f1": "weighted", "macro_f1": "macro"}[name]
     return 100 * f1_score(gold, found, labels=list(LABELS), average=average, zero_division=0)
 
@@ -62,24 +39,22 @@ def test_differences_are_those_of_scikit_learn_on_the_same_dialogues(tmp_path, s
     runs = [[draw_answers(generator) for _ in range(seeds)] for seeds in (seeds_a, seeds_b)]
     found = compare_runs(write_run(tmp_path / "a", *runs[0]), write_run(tmp_path / "b", *runs[1]), "test")
 
-    def differ(name, draws):
-        """B's mean over its seeds minus A's, of dialogues by their places."""
-        means = []
-        for run in runs:
-            groups = [by_place(answers) for answers in run]
-            means.append(np.mean([score(name, [one for place in draws for one in some[place]]) for some in groups]))
-        return means[1] - means[0]
+    def average(name, run, draws):
+        """The mean over the seeds of a run, of dialogues by their places."""
+        groups = [by_place(answers) for answers in run]
+        return np.mean([score(name, [one for place in draws for one in some[place]]) for some in groups])
 
     counts = np.random.default_rng(1).multinomial(6, [1 / 6] * 6, size=RESAMPLES)
     draws = [np.repeat(range(6), count) for count in counts]
-    for name, one in found["scores"].items():
+    assert list(found["scores"]) == ["w_f1", "macro_f1", "accuracy"] and tuple(found["f1"]) == LABELS
+    for name, one in (found["scores"] | found["f1"]).items():
         scores = [[score(name, [p for p in answers if p.gold]) for answers in run] for run in runs]
         assert (one["a"], one["b"]) == pytest.approx(tuple(map(np.mean, scores)))
         assert one["a_deviation"] == (pytest.approx(np.std(scores[0], ddof=1)) if seeds_a > 1 else None)
         assert one["b_minus_a"] == pytest.approx(np.mean(scores[1]) - np.mean(scores[0]))
-        assert one["interval"] == pytest.approx(
-            tuple(np.percentile([differ(name, some) for some in draws], [2.5, 97.5]))
-        )
+        drawn = [np.array([average(name, run, some) for some in draws]) for run in runs]
+        for key, values in (("a_interval", drawn[0]), ("b_interval", drawn[1]), ("interval", drawn[1] - drawn[0])):
+            assert one[key] == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
         swapped = []
         for coins in np.random.default_rng(1).integers(0, 2, size=(RESAMPLES, 6)):
             sides: list[list[float]] = [[], []]
@@ -108,6 +83,12 @@ def test_who_is_right_is_counted_over_all_pairs_of_seeds_and_changes_are_means(t
                     key = {(True, True): "both", (True, False): "only_a", (False, True): "only_b"}.get(right, "neither")
                     counts[key] += 1 / 6
         assert found["right"][label] == pytest.approx(counts)
+    answers = np.zeros((3, 3))
+    for a, b in product(*runs):
+        for one, other in zip(a, b, strict=True):
+            if one.gold:
+                answers[LABELS.index(one.label), LABELS.index(other.label)] += 1 / 6
+    assert found["answers"] == pytest.approx(answers) and found["same"] == pytest.approx(np.trace(answers) / 23)
 
     changes = {}
     for place, one in enumerate(runs[0][0]):
@@ -136,8 +117,10 @@ def test_the_command_prints_what_it_writes(tmp_path, capsys):
     assert main(["compare", str(a), str(b), "--split", "dev", "--output", str(tmp_path / "out")]) == 0
 
     printed = capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.md", "compare.json", "compare.html"}
     assert (tmp_path / "out" / "compare.md").read_text() == printed
     found = read_json(tmp_path / "out" / "compare.json")
+    assert (tmp_path / "out" / "compare.html").read_text() == render_comparison(found, TITLES)
     w_f1 = found["scores"]["w_f1"]
     assert printed.startswith(f"dev: 23 utterances in 6 dialogues\n\n- A: {a}, seeds 1, 2\n- B: {b} (oracle), seed 1\n")
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in printed.splitlines()]

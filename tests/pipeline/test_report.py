@@ -1,147 +1,19 @@
 """The report page: it says what the artefacts say, marks oracles, escapes text, and never changes by itself."""
 
+import base64
+import hashlib
 import re
-from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from erckit.data.files import write_json, write_json_lines
-from erckit.pipeline.config import Config, load_config
-from erckit.pipeline.predictions import Prediction, write_predictions
+from erckit.pipeline.config import load_config
 from erckit.pipeline.report.page import make_environment
-from erckit.pipeline.run import Run
 from erckit.pipeline.stages.report import run as report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-LABELS = ("glad", "calm", "gloomy")
-SPLITS = ("train", "dev", "test")
-BASELINES = {"majority": 12.34, "tfidf": -0.5, "encoder": -7.5}  # the model's lead over each, its interval ± 1
-
-
-class Page(HTMLParser):
-    """A page as a reader finds it: text by element, all elements with their attributes, and whether tags match."""
-
-    VOID = {"meta", "link", "br", "hr", "img", "input"}
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[tuple[str, ...], str]] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        assert len({name for name, _ in attrs}) == len(attrs), (tag, attrs)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, (tag, self.open)
-        self.texts.append((tuple(self.open), " " if tag in ("td", "th") else ""))
-
-    def handle_data(self, data):
-        self.texts.append((tuple(self.open), data))
-
-    def inside(self, tag: str) -> str:
-        return "".join(data for place, data in self.texts if tag in place)
-
-    @property
-    def text(self) -> str:
-        """All that is read, each run of blanks as one."""
-        return " ".join("".join(data for place, data in self.texts if "style" not in place).split())
-
-
-def system(score: float, lead: float | None = None, *, oracle: bool = False) -> dict[str, Any]:
-    scores = {"precision": score + 1.25, "recall": score - 1.75, "f1": score, "support": 1234}
-    made = {"w_f1": score, "w_f1_interval": [score - 2.5, score + 3.25], "macro_f1": 21.43, "accuracy": 43.21}
-    made |= {"oracle": oracle, "per_class": dict.fromkeys(LABELS, scores)}
-    made |= {"confusion": [[101, 7, 0], [8, 102, 9], [0, 0, 0]]}
-    group = {"utterances": 2345, "accuracy": 37.89, "accuracy_interval": [36.78, 38.97]}
-    group |= {"w_f1": 28.91, "w_f1_interval": [27.65, 29.86]}
-    made |= {"groups": {"speaker": {}, "emotion": {"shift": group}, "turn": {"2 to 5": group}}}
-    bins = [
-        {"from": 33.33, "utterances": 765, "confidence": 38.0, "accuracy": 22.0, "accuracy_interval": [20.0, 25.0]},
-        {"from": 93.33, "utterances": 1, "confidence": 99.0, "accuracy": 100.0, "accuracy_interval": [100.0, 100.0]},
-    ]
-    made["calibration"] = {"ece": 15.43, "ece_interval": [14.32, 17.65], "bins": bins}
-    made["calibration"] |= {"brier": 0.7654, "brier_interval": [0.6543, 0.8765]}
-    return made if lead is None else made | {"model_minus_this": {"w_f1": lead, "interval": [lead - 1, lead + 1]}}
-
-
-def metrics(score: float = 55.55, leads: dict[str, float] = BASELINES, **oracles: bool) -> dict[str, Any]:
-    """metrics.json with chosen numbers; dev is 3 points better than test."""
-
-    def split(score: float) -> dict[str, Any]:
-        systems = {"model": system(score, oracle=oracles.get("model", False))}
-        systems |= {name: system(score - lead, lead, oracle=name == "gold history") for name, lead in leads.items()}
-        return {"dialogues": 4321, "utterances": 8765, "systems": systems}
-
-    return {"labels": list(LABELS), "splits": {"dev": split(score + 3), "test": split(score)}}
-
-
-def say(dialogue: str, turn: int, text: str, label: str, gold: str | None, **more: Any) -> Prediction:
-    probabilities = {name: 0.62 if name == label else 0.19 for name in LABELS}
-    speaker = ("Ada", "Ben")[turn % 2]
-    asked = f"What does {speaker} feel?\n\n{text}\n"
-    values = {"prompt": asked, "made_with": {"dtype": "float32", "batch_size": 4}} | more
-    return Prediction(dialogue, f"{dialogue}-{turn}", turn, speaker, text, gold, label, probabilities, **values)
-
-
-def talk(dialogue: str, turns: int = 3, *, wrong: int = 1, **more: Any) -> list[Prediction]:
-    return [
-        say(dialogue, t, f"Line {t} of {dialogue}.", "glad", "calm" if t < wrong else "glad", **more)
-        for t in range(turns)
-    ]
-
-
-def make_run(folder: Path, answers: list[Prediction], by_seed: dict[int, dict[str, Any]], config: Config) -> Run:
-    """Write all that the report reads, in the form of the stages before it."""
-    run = Run(folder, next(iter(by_seed)), tuple(by_seed))
-    counts = {split: {"dialogues": 2, "utterances": 6} for split in SPLITS}
-    corpus = {"name": "talk", "form": "erckit-jsonl", "counts": counts, "repairs": {"typographic quotes": 17}}
-    write_json(run.path("ingest", "corpus.json"), corpus | {"differences": ["One dialogue fewer than published."]})
-    write_json(run.path("ingest", "labels.json"), list(LABELS))
-    people = [
-        {"id": 1, "name": "Ada", "aliases": [], "seen": True},
-        {"id": 2, "name": "Ben", "aliases": [], "seen": False},
-    ]
-    write_json(run.path("ingest", "speakers.json"), people)
-    says = [{"id": p.utterance, "speaker": p.speaker, "text": p.text, "label": p.gold} for p in answers]
-    write_json_lines(run.path("ingest", "dialogues.test.jsonl"), [{"id": "all", "utterances": says}])
-    tokens = {key: {split: 99 for split in SPLITS} for key in ("prompts", "mean_tokens", "longest_tokens")}
-    write_json(run.path("prompts", "summary.json"), tokens | {"losses": {"prompts without their oldest turns": 23}})
-    fact = {"id": "f1", "speaker": 1, "kind": "base_rate", "text": "Ada is mostly glad.", "general": True}
-    fact |= {"split": "train", "dialogues": ["t1"], "utterances": ["t1-0"], "query": ""}
-    write_json_lines(run.path("profiles", "facts.jsonl"), [fact])
-    for seed, values in by_seed.items():
-        one = run.with_seed(seed)
-        write_json(one.path("evaluate", "metrics.json"), values)
-        write_predictions(one.path("predict", "test.jsonl"), answers)
-        if not config.predict.adapter:
-            write_json_lines(one.path("train", "log.jsonl"), LOG)
-    versions = {"versions": {"python": "3.11.7"}, "inputs": {"corpus/test.jsonl": "0123abcd"}, "seconds": 75.0}
-    write_json(
-        run.path("ingest", "manifest.json"), versions | {"peak_memory_mib": 512.0, "summary": "talk, 6 utterances"}
-    )
-    return run
-
-
-LOG = [
-    {"loss": 1.5, "epoch": 0.5, "step": 10},
-    {"eval_w_f1": 20.0, "epoch": 1.0, "step": 20},
-    {"eval_w_f1": 31.25, "epoch": 2.0, "step": 40},
-    {"eval_w_f1": 31.25, "epoch": 3.0, "step": 60},
-    {"train_runtime": 5.0, "epoch": 3.0, "step": 60},
-]
+from tests.pipeline.fake_report import BASELINES, LABELS, Page, label_of, make_run, metrics, say, talk
 
 
 @pytest.fixture
@@ -253,6 +125,8 @@ def test_unlabelled_utterances_are_answered_and_marked(make_page):
 
     assert "2 of the 6 utterances of test have no gold emotion" in page.text
     assert "1 of 1 labelled turns right" in page.text and "0 of 0 labelled turns right" in page.text
+    none = Page(make_page([say("d1", 0, "Who knows?", "glad", None)]))
+    assert "0 of 0 labelled turns right." in none.text and "errs much" not in none.text
     assert "62 % – no gold" in page.text and "62 % calm ✓ right" in page.text and "62 % calm ✗ wrong" in page.text
 
 
@@ -304,7 +178,7 @@ def test_long_conversations_are_cut_and_say_so(make_page):
 def test_nothing_but_sections_asked_for_are_shown(make_page):
     page = Page(make_page(None, None, "report.conversations=0", "report.prompts=0"))
 
-    links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
+    links = {attributes["href"] for tag, attributes in page.tags if tag == "a"} - {"#main"}
     places = {f"#{attributes['id']}" for tag, attributes in page.tags if tag == "section"}
     assert (
         links
@@ -320,21 +194,23 @@ def test_the_page_is_well_formed_accessible_and_needs_nothing_else(make_page):
     assert len(set(ids)) == len(ids)
     references = [value for _, a in page.tags for key, value in a.items() if key in ("src", "href", "xlink:href")]
     assert all(value == "data:," or value[1:] in ids for value in references)
-    assert not re.search(r"@import|url\((?!#)|<script", html)
+    assert not re.search(r"@import|url\((?!#)", html)
+    (script,) = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in html and "default-src 'none';" in html
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
-    assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in page.tags if tag == "svg")
+    assert all(a.get("role") in ("img", "group") and a.get("aria-label") for tag, a in page.tags if tag == "svg")
+    assert all(a.get("scope") in ("col", "row") for tag, a in page.tags if tag == "th")
+    tables = [tag for tag, _ in page.tags if tag in ("table", "caption")]
+    assert tables == ["table", "caption"] * (len(tables) // 2)
     assert all(a.get("tabindex") == "0" and a.get("aria-label") for _, a in page.tags if a.get("role") == "region")
     assert set(re.findall(r"var\((--[\w-]+)\)", html)) <= set(re.findall(r"(--[\w-]+):", html))
 
 
 def test_equal_runs_make_equal_pages(make_page):
     assert make_page() == make_page()
-
-
-def label_of(page: Page, start: str) -> str:
-    return next(a["aria-label"] for _, a in page.tags if (a.get("aria-label") or "").startswith(start))
 
 
 def part(template: str, **findings: Any) -> str:
