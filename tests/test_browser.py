@@ -46,9 +46,22 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     a, b = write_run(folder / "one" / "run", *runs[0]), write_run(folder / "other" / "run", *runs[1])
     write_comparison(folder, compare_runs(a, b, "test"))
     rows = [
-        Row(WHOLE, 2, False, 50.0, 40.0, 0.52, None, 0.0, 0.0, 0.0, 30.0),
-        Row("told", 2, True, 60.0, 50.0, 1.0, None, 10.0, 8.0, 12.0, 31.25),
-        Row("less of everything that is told of a speaker", 2, False, 49.0, 39.0, 1.234, 20.0, -1.0, -3.0, 1.0, 9.96),
+        Row(WHOLE, WHOLE, 2, False, 50.0, 40.0, 0.52, None, 0.0, 0.0, 0.0, 30.0),
+        Row("told", WHOLE, 2, True, 60.0, 50.0, 1.0, None, 10.0, 8.0, 12.0, 31.25),
+        Row(
+            "less of everything that is told of a speaker",
+            WHOLE,
+            2,
+            False,
+            49.0,
+            39.0,
+            1.234,
+            20.0,
+            -1.0,
+            -3.0,
+            1.0,
+            9.96,
+        ),
     ]
     (folder / "parts.html").write_text(render_ablation("talk", rows), encoding="utf-8")
     return {

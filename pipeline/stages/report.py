@@ -13,14 +13,15 @@ from ..backbone import name_for_readers
 from ..config import Config, dump_config
 from ..groups import TITLES as GROUPS
 from ..groups import group_utterances
-from ..manifest import MANIFEST
-from ..predictions import Prediction, read_predictions
+from ..manifest import MANIFEST, read_manifest
+from ..predictions import ASKED, Prediction, average_answers, read_predictions
 from ..report import page
 from ..report.conversations import choose_conversations, pick_evenly, shorten_labels
 from ..report.plots import plot_classes, plot_reliability, plot_systems, plot_training, read_curve
-from ..report.systems import BEATEN, EVEN, MODEL, WORSE, compare_systems, shade_rows, spread
+from ..report.systems import BEATEN, EVEN, MODEL, WORSE, Score, compare_systems, shade_rows, spread
 from ..run import Run
 from . import STAGES
+from .evaluate import evaluate_systems
 from .ingest import SAMPLE
 
 # Each with its sign, its words before the baselines, and its words where there are none.
@@ -73,6 +74,7 @@ def collect_findings(config: Config, run: Run) -> dict[str, Any]:
         "model_name": _name_model(config),
         "adapter": config.predict.adapter,
         **_measure(metrics, run.seeds),
+        "together": {split: _score_together(config, run, split) for split in ASKED} if len(runs) > 1 else None,
         **_draw(metrics, None if config.predict.adapter else runs[0].path("train", "log.jsonl")),
         **_reproduce(config, run, predictions),
     }
@@ -97,6 +99,16 @@ def _measure(metrics: list[dict[str, Any]], seeds: tuple[int, ...]) -> dict[str,
         "seeds": by_seed,
         "spreads": {split: spread(found) for split, found in values.items()} if len(seeds) > 1 else None,
     }
+
+
+def _score_together(config: Config, run: Run, split: str) -> Score:
+    """Return the W-F1 of all seeds as one system, their probabilities averaged."""
+    labels = load_labels(run)
+    paths = [one.path("predict", f"{split}.jsonl") for one in run.of_each_seed()]
+    answers = average_answers([read_predictions(path, labels) for path in paths])
+    measured = evaluate_systems({MODEL: answers}, labels, config.evaluate.resamples, config.seed)
+    found = measured["systems"][MODEL]
+    return Score(found["w_f1"], *found["w_f1_interval"])
 
 
 def _draw(metrics: list[dict[str, Any]], log: Path | None) -> dict[str, Any]:
@@ -134,9 +146,9 @@ def _read_manifests(config: Config, run: Run) -> Iterator[tuple[str, dict[str, A
         if name == "report" or (name == "train" and config.predict.adapter):
             continue
         for seed in run.seeds if stage.seeded else run.seeds[:1]:
-            path = run.with_seed(seed).path(name, MANIFEST)
-            if path.is_file():
-                yield f"{name} (seed {seed})" if stage.seeded and len(run.seeds) > 1 else name, read_json(path)
+            folder = run.with_seed(seed).path(name)
+            if (folder / MANIFEST).is_file():
+                yield f"{name} (seed {seed})" if stage.seeded and len(run.seeds) > 1 else name, read_manifest(folder)
 
 
 def _count_facts(run: Run) -> dict[str, Any]:

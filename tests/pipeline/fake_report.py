@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from erckit.data.files import write_json, write_json_lines
+from erckit.data.files import write_json, write_json_lines, write_sealed
 from erckit.pipeline.config import Config
-from erckit.pipeline.predictions import Prediction, write_predictions
+from erckit.pipeline.predictions import ASKED, Prediction, write_predictions
 from erckit.pipeline.run import Run
 
 LABELS = ("glad", "calm", "gloomy")
@@ -125,11 +125,12 @@ def make_run(folder: Path, answers: list[Prediction], by_seed: dict[int, dict[st
     for seed, values in by_seed.items():
         one = run.with_seed(seed)
         write_json(one.path("evaluate", "metrics.json"), values)
-        write_predictions(one.path("predict", "test.jsonl"), answers)
+        for split in ASKED:
+            write_predictions(one.path("predict", f"{split}.jsonl"), answers)
         if not config.predict.adapter:
             write_json_lines(one.path("train", "log.jsonl"), LOG)
     versions = {"versions": {"python": "3.11.7"}, "inputs": {"corpus/test.jsonl": "0123abcd"}, "seconds": 75.0}
-    write_json(
+    write_sealed(
         run.path("ingest", "manifest.json"), versions | {"peak_memory_mib": 512.0, "summary": "talk, 6 utterances"}
     )
     return run

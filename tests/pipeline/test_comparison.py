@@ -78,9 +78,9 @@ def test_a_forest_plot_says_what_it_draws_and_colours_what_is_sure():
 
 def test_the_rows_of_an_ablation_stand_on_its_page():
     rows = [
-        Row(WHOLE, 2, False, 50.0, 40.0, 0.52, 38.5, 0.0, 0.0, 0.0, 30.0),
-        Row("told", 2, True, 60.0, 50.25, 1.0, None, 10.25, 8.0, 12.0, 31.25),
-        Row("<less>", 2, False, 49.0, 39.0, 1.234, 20.0, -1.0, -3.0, 1.0, 9.96),
+        Row(WHOLE, WHOLE, 2, False, 50.0, 40.0, 0.52, 38.5, 0.0, 0.0, 0.0, 30.0),
+        Row("told", WHOLE, 2, True, 60.0, 50.25, 1.0, None, 10.25, 8.0, 12.0, 31.25),
+        Row("<less>", WHOLE, 2, False, 49.0, 39.0, 1.234, 20.0, -1.0, -3.0, 1.0, 9.96),
     ]
     page = Page(render_ablation("talk", rows))
 
@@ -91,4 +91,9 @@ def test_the_rows_of_an_ablation_stand_on_its_page():
     assert "ORACLE" in page.inside("figcaption") and "ORACLE" not in Page(render_ablation("talk", rows[::2])).text
     alone = Page(render_ablation("talk", rows[:1]))  # no variant changes anything
     assert f"{WHOLE} 2 50.00 40.00" in alone.text and "svg" not in {tag for tag, _ in alone.tags}
+    assert "Against the configured" in page.text and "Against" not in page.text.replace("Against the configured", "")
+    other = Page(
+        render_ablation("talk", [*rows, Row("least", "<less>", 1, False, 9.0, 8.0, None, None, -1.0, -2.0, 0.0, 9.0)])
+    )
+    assert "least 1 9.00 8.00 – −1.00 [−2.00, 0.00] <less> 9.0" in other.text and "what the table says" in other.text
     assert "told (oracle) +10.25, +8.00 to +12.00; <less> -1.00" in label_of(page, "Difference in W-F1")

@@ -12,6 +12,7 @@ from erckit.pipeline.report.page import make_environment
 from erckit.pipeline.stages.report import run as report
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
 from tests.pipeline.fake_report import BASELINES, LABELS, Page, label_of, make_run, metrics, say, talk
 
@@ -145,6 +146,9 @@ def test_several_seeds_stand_with_mean_deviation_and_interval(make_page):
     assert "It is not distinguishable from TF-IDF" in text and "(beaten with 2 of 3 seeds)" in text
     assert all(f"{7 + place} {score:.2f}" in text for place, score in enumerate(scores))
     assert "erckit run talk.yaml --seeds 3" in text
+    answers = [*talk("d1"), *talk("d2")]
+    gold, found = [answer.gold for answer in answers], [answer.label for answer in answers]
+    assert f"All together {100 * f1_score(gold, found, average='weighted'):.2f} [" in text
 
 
 def test_a_temporary_memory_is_told_with_what_it_keeps_for_whom(make_page):
