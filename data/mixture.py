@@ -54,8 +54,8 @@ def mix_corpora(
     names = Counter([main.name, *(other.name for other, _ in others)])
     if names.total() > len(names):
         raise DataError(
-            f"corpus {names.most_common(1)[0][0]} is mixed with itself. Name other corpora in data.also; your own go by "
-            "the names of their folders, so rename one of two folders of the same name."
+            f"corpus {names.most_common(1)[0][0]} is mixed with itself. Name other corpora in data.also; a corpus of "
+            "your own has the name of its folder, so rename one of two folders of the same name."
         )
     shown = {phrase for split in ("dev", "test") for phrase in _find_phrases(main.dialogues[split])}
     added: list[Dialogue] = []

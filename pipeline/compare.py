@@ -20,7 +20,7 @@ from ..data.labels import LabelSet
 from .artefacts import load_labels
 from .config import load_config
 from .manifest import MANIFEST, explain_difference
-from .metrics import SCORES, TITLES, deviate, interval, p_value, resample, swap
+from .metrics import TITLES, Score, choose_scores, deviate, interval, p_value, resample, swap
 from .predictions import Prediction, read_predictions
 from .run import Run
 from .stages.evaluate import count_by_dialogue
@@ -75,7 +75,7 @@ def compare_runs(folder_a: Path, folder_b: Path, split: str) -> dict[str, Any]:
         "dialogues": len(counts[0]),
         "utterances": int(counts[0][:, 0].sum()),
         "resamples": config.evaluate.resamples,
-        "scores": measure_difference(*counts, config.evaluate.resamples, config.seed),
+        "scores": measure_difference(*counts, choose_scores(a.labels), config.evaluate.resamples, config.seed),
         "right": find_right(a, b),
         "changes": find_changes(a, b),
     }
@@ -139,7 +139,7 @@ def read_answers(folder: Path, split: str) -> Answers:
     """Read the answers of all finished seeds of a run. Raises DataError where there are none, or of different makes."""
     if not (folder / "config.yaml").is_file():
         raise DataError(f"{folder}: not a run, it has no config.yaml. Name the folder of one, such as runs/sample.")
-    seeds = sorted(int(path.parts[-3].removeprefix("seed-")) for path in folder.glob(f"seed-*/predict/{MANIFEST}"))
+    seeds = [seed for seed in Run(folder, 1).find_seeds() if Run(folder, seed).path("predict", MANIFEST).is_file()]
     if not seeds:
         raise DataError(f"{folder}: no finished answers, expected seed-N/predict. Use `erckit run` to make them.")
     run = Run(folder, seeds[0], tuple(seeds))
@@ -170,15 +170,17 @@ def check_same_utterances(a: Answers, b: Answers) -> None:
                 )
 
 
-def measure_difference(a: np.ndarray, b: np.ndarray, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    """Return each score of two runs and their difference; confusions have shape (dialogues, seeds, labels, labels)."""
+def measure_difference(
+    a: np.ndarray, b: np.ndarray, scores: Mapping[str, Score], resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """Return the scores of two runs and their differences; confusions have shape (dialogues, seeds, labels, labels)."""
     drawn = [resample(counts, resamples, seed) for counts in (a, b)]
     # A dialogue is swapped with all seeds; those of the run with fewer are repeated, which leaves its mean as it is.
     seeds = lcm(a.shape[1], b.shape[1])
     repeated_a, repeated_b = (np.tile(counts, (1, seeds // counts.shape[1], 1, 1)) for counts in (a, b))
     swapped = swap(repeated_a, repeated_b, resamples, seed)
     measured = {}
-    for name, score in SCORES.items():
+    for name, score in scores.items():
         of_a, of_b = (score(counts.sum(axis=0)) for counts in (a, b))
         drawn_a, drawn_b = (score(counts).mean(axis=1) for counts in drawn)
         swapped_a, swapped_b = (score(counts).mean(axis=1) for counts in swapped)
