@@ -204,7 +204,7 @@ def _check_probabilities(found: Any, labels: LabelSet, source: str) -> dict[str,
     if not found or isinstance(found, str):
         return {}
     if not isinstance(found, dict) or found.keys() != set(labels):
-        raise DataError(f"{source}: probabilities is {found!r}, expected one for each of {', '.join(labels)}.")
+        raise DataError(f"{source}: probabilities is {found!r:.200}, expected one for each of {', '.join(labels)}.")
     values = list(found.values())
     if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values) or abs(sum(values) - 1) > 0.01:
         raise DataError(
