@@ -203,9 +203,7 @@ def test_no_server_at_all_is_told(server, tmp_path):
         fetch.fetch(RELEASE, tmp_path, "http://127.0.0.1:9")
 
 
-@pytest.mark.parametrize(
-    "address", ["ftp://there", "there", "https:", "http://[::1", "http://there/my files", "http://thé"]
-)
+@pytest.mark.parametrize("address", ["ftp://there", "https:", "http://[::1", "http://there/my files"])
 def test_what_is_no_address_is_refused_at_once(server, tmp_path, address):
     message = f"{address}: expected an address such as https://HOST/FOLDER, with %20 for a blank."
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
