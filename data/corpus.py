@@ -80,11 +80,20 @@ def _recognise(path: Path) -> tuple[list[str], list[str]]:
         expected = "; ".join(f"{name}: {', '.join(form.files)}" for name, form in FORMS.items())
         reasons = "".join(f" {sentence}" for sentence in passed_over)
         reasons += " Unpack the .zip files first." if find_files(path, "*.zip") else ""
+        reasons += f" Did you mean {inner}?" if (inner := _find_inner(path)) else ""
         raise DataError(
             f"{path}: no corpus recognised; found {_list_files(path)}.{reasons} "
             f"Expected all files of one form: {expected}."
         )
     return complete, passed_over
+
+
+def _find_inner(path: Path) -> Path | None:
+    """Return a folder in this one that is complete in some form, as archives have it when they are unpacked."""
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir() and any(all(find_files(entry, file) for file in form.files) for form in FORMS.values()):
+            return entry
+    return None
 
 
 def _require(path: Path, name: str) -> tuple[list[str], list[str]]:

@@ -82,7 +82,7 @@ def _parse_dialogue(value: Any, source: str, labels: LabelSet | None, clean: Cal
     _check_keys(value, "dialogue", DIALOGUE_KEYS, required=("id", "utterances"), source=source)
     id = _check_id(value["id"], "dialogue", source)
     if not isinstance(value["utterances"], list):
-        raise DataError(f"{source}: 'utterances' of dialogue {id!r} is {value['utterances']!r}, expected a list.")
+        raise DataError(f"{source}: 'utterances' of dialogue {id!r} is {value['utterances']!r:.80}, expected a list.")
     utterances = tuple(
         _parse_utterance(part, f"{id}-{turn:02d}", source, labels, clean)
         for turn, part in enumerate(value["utterances"])
@@ -107,17 +107,17 @@ def _parse_utterance(
     speaker, text, label = value["speaker"], value["text"], value.get("label")
     names = [speaker] if isinstance(speaker, str) else speaker
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{source}: 'speaker' of {id!r} is {speaker!r}, expected a name or a list of names.")
+        raise DataError(f"{source}: 'speaker' of {id!r} is {speaker!r:.80}, expected a name or a list of names.")
     if not isinstance(text, str):
-        raise DataError(f"{source}: 'text' of {id!r} is {text!r}, expected a string.")
+        raise DataError(f"{source}: 'text' of {id!r} is {text!r:.80}, expected a string.")
     if not isinstance(label, str | None):
-        raise DataError(f"{source}: 'label' of {id!r} is {label!r}, expected a label or null.")
+        raise DataError(f"{source}: 'label' of {id!r} is {label!r:.80}, expected a label or null.")
     return build_utterance(id, map(clean, names), clean(text), label, labels, source)
 
 
 def _check_keys(value: Any, what: str, known: tuple[str, ...], required: tuple[str, ...], source: str) -> None:
     if not isinstance(value, dict):
-        raise DataError(f"{source}: {what} is {value!r}, expected an object with {', '.join(known)}.")
+        raise DataError(f"{source}: {what} is {value!r:.80}, expected an object with {', '.join(known)}.")
     for key in value:
         if key not in known:
             near = get_close_matches(key, known, n=1, cutoff=0.5)

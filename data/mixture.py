@@ -1,5 +1,6 @@
 """Training on several corpora: dialogues of others are added to train, their emotions put into the main label set."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,17 +48,23 @@ def mix_corpora(
     `others` come each with its table of aliases, `feelings` as `read_feelings` returns them. An emotion that the main
     label set has no word for leaves its utterance unlabelled. With `drop_overlap` a dialogue is left out of which any
     utterance stands in dev or test of the main corpus. Every departure is told in `differences`.
+
+    Raises DataError where two corpora have the same name, with which the ids of those added begin.
     """
-    shown = [phrase for split in ("dev", "test") for phrase in _find_phrases(main.dialogues[split])]
+    names = Counter([main.name, *(other.name for other, _ in others)])
+    if names.total() > len(names):
+        raise DataError(
+            f"corpus {names.most_common(1)[0][0]} is mixed with itself. Name other corpora in data.also; a corpus of "
+            "your own has the name of its folder, so rename one of two folders of the same name."
+        )
+    shown = {phrase for split in ("dev", "test") for phrase in _find_phrases(main.dialogues[split])}
     added: list[Dialogue] = []
     notes: list[str] = []
     for other, aliases in others:
-        if other.name == main.name:
-            raise DataError(f"corpus {other.name} is mixed with itself. Name other corpora in data.also.")
         words = translate_labels(other.labels, main.labels, feelings)
         named, _ = identify_speakers(other, aliases)
         dialogues = [dialogue for split in named.dialogues.values() for dialogue in split]
-        kept = [d for d in dialogues if not (drop_overlap and set(_find_phrases([d])) & set(shown))]
+        kept = [d for d in dialogues if not (drop_overlap and not shown.isdisjoint(_find_phrases([d])))]
         added += (_adopt(dialogue, other.name, words) for dialogue in kept)
         notes.append(_describe(other, main, words, len(dialogues), len(kept)))
     train = (*main.dialogues["train"], *added)

@@ -15,7 +15,7 @@ CORPORA = ("emorynlp", "meld")  # those of `fetch.RELEASES`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns its exit status: 0, 2 for an error of the user's, 130 when interrupted."""
+    """Run the command. Returns its exit status: 0, 2 for an error of the user's, 130 when interrupted, 141 unread."""
     options = _parser().parse_args(arguments)
     from ..data.errors import DataError
     from .console import quiet_libraries
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write("\nerckit: interrupted; the same command continues where it stopped.\n")
         return 130
+    except BrokenPipeError:  # whoever read has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or else Python complains at its end
+        return 141
     except (DataError, ConfigError, RunError, OSError, UnicodeDecodeError) as error:
         if os.environ.get("ERCKIT_DEBUG") == "1":
             raise

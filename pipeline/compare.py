@@ -20,7 +20,7 @@ from ..data.labels import LabelSet
 from .artefacts import load_labels
 from .config import load_config
 from .manifest import MANIFEST, explain_difference
-from .metrics import SCORES, TITLES, Score, deviate, f1_scores, interval, p_value, resample, swap
+from .metrics import TITLES, Score, choose_scores, deviate, f1_scores, interval, p_value, resample, swap
 from .predictions import Prediction, read_predictions
 from .report.comparison import render_comparison
 from .run import Run
@@ -77,7 +77,7 @@ def compare_runs(folder_a: Path, folder_b: Path, split: str) -> dict[str, Any]:
         "dialogues": len(counts[0]),
         "utterances": int(counts[0][:, 0].sum()),
         "resamples": config.evaluate.resamples,
-        "scores": measure_difference(*counts, SCORES, config.evaluate.resamples, config.seed),
+        "scores": measure_difference(*counts, choose_scores(a.labels), config.evaluate.resamples, config.seed),
         "f1": measure_difference(*counts, _f1_by_label(a.labels), config.evaluate.resamples, config.seed),
         **find_agreement(a, b),
         "changes": find_changes(a, b),
@@ -143,7 +143,7 @@ def read_answers(folder: Path, split: str) -> Answers:
     """Read the answers of all finished seeds of a run. Raises DataError where there are none, or of different makes."""
     if not (folder / "config.yaml").is_file():
         raise DataError(f"{folder}: not a run, it has no config.yaml. Name the folder of one, such as runs/sample.")
-    seeds = sorted(int(path.parts[-3].removeprefix("seed-")) for path in folder.glob(f"seed-*/predict/{MANIFEST}"))
+    seeds = [seed for seed in Run(folder, 1).find_seeds() if Run(folder, seed).path("predict", MANIFEST).is_file()]
     if not seeds:
         raise DataError(f"{folder}: no finished answers, expected seed-N/predict. Use `erckit run` to make them.")
     run = Run(folder, seeds[0], tuple(seeds))

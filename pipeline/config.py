@@ -394,6 +394,8 @@ def _explain(path: str, details: Any) -> str:
         return f"found {found!r}, expected {details['ctx']['error']}"
     if kind == "string_pattern_mismatch":
         return f"found {found!r}, expected {Config.model_fields['name'].description}"
+    if kind == "tuple_type":
+        return f"found {found!r}, expected a list, [VALUE, ...]"
     quotes = "; put it in quotes" if kind == "string_type" else ""
     return f"found {found!r}, expected {details['msg'].removeprefix('Input should be ')}{quotes}"
 

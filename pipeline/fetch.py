@@ -8,6 +8,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from .. import __version__
@@ -82,8 +83,8 @@ def fetch(release: Release, folder: Path, mirror: str | None = None) -> str:
     DataError where the server refuses, where it does not answer or breaks off again and again, and for wrong content.
     """
     address = (mirror or release.address).rstrip("/")
-    if not address.startswith(("http://", "https://")):
-        raise DataError(f"{address}: expected an address that begins with https:// or http://.")
+    if not _is_address(address):
+        raise DataError(f"{address}: expected an address such as https://HOST/FOLDER, with %20 for a blank.")
     counts = []
     for split, name in zip(SPLITS, release.files, strict=True):
         path, part = folder / name, folder / f"{name}.part"
@@ -102,6 +103,14 @@ def fetch(release: Release, folder: Path, mirror: str | None = None) -> str:
         say(f"{name}: {path.stat().st_size:,} bytes, as published")
     dialogues, utterances = ("/".join(f"{count:,}" for count in column) for column in zip(*counts, strict=True))
     return f"{folder}: {dialogues} dialogues, {utterances} utterances; licence {release.licence}"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.netloc) and re.search(r"[^!-~]", text) is None
+    except ValueError:  # brackets that do not match
+        return False
 
 
 def _check(path: Path, source: str, remedy: str, split: str, release: Release) -> tuple[int, int]:

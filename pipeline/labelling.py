@@ -21,7 +21,7 @@ from .. import __version__
 from ..data.dialogue import Dialogue
 from ..data.erckit_jsonl import read_line
 from ..data.errors import DataError
-from ..data.files import read_json, write_json
+from ..data.files import read_sealed, write_sealed
 from .backbone import precision
 from .config import Memory
 from .console import progress, say
@@ -43,7 +43,7 @@ def label_file(recognizer: Recognizer, source: Path, target: Path, memory: Memor
     if not source.is_file():
         raise DataError(f"{source}: no such file. Name one in erckit's form, a dialogue a line.")
     if target.exists():
-        done = read_json(record) if record.exists() and not part.exists() else {}
+        done = read_sealed(record, "Remove it.") if record.exists() and not part.exists() else {}
         if done.get("output_bytes") != target.stat().st_size:
             raise DataError(f"{target}: it is there already. Name another --output, or remove it.")
         record.unlink()  # a kill came right before this
@@ -63,7 +63,7 @@ def label_file(recognizer: Recognizer, source: Path, target: Path, memory: Memor
             output.flush()
             if reader.error is None:
                 done = {"read": asdict(reader.place), "output_bytes": output.tell(), "counts": counts}
-                write_json(record, {"made_with": made_with, **done})
+                write_sealed(record, {"made_with": made_with, **done})
         if reader.error:
             say(f"  what came before the error is answered in {part}")
         reader.finish()
@@ -223,8 +223,8 @@ def _take_up(part: Path, record: Path, made_with: dict[str, Any]) -> dict[str, A
         if written:
             say(f"  note: {part} ends before its first block does; beginning anew.")
         return {"read": {}, "output_bytes": 0, "counts": {}}
-    begun = read_json(record)
-    if begun.get("made_with") != made_with or written < begun["output_bytes"]:
+    begun = read_sealed(record, f"Remove it and {part.name} to begin anew.")
+    if begun["made_with"] != made_with or written < begun["output_bytes"]:
         raise DataError(
             f"{part}: begun with another model, adapter, memory or version of erckit, or cut short since. Give the "
             f"same command again, or remove {part.name} and {record.name} to begin anew."

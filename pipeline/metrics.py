@@ -1,9 +1,11 @@
 """Metrics of confusion matrices, their noise by resampling whole dialogues, and a test of two systems by swaps."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
+
+from ..data.labels import LabelSet
 
 
 def confusion_matrix(gold: Sequence[int], answered: Sequence[int], labels: int) -> np.ndarray:
@@ -55,7 +57,20 @@ SCORES: dict[str, Score] = {
     "macro_f1": macro_f1,
     "accuracy": accuracy,
 }
-TITLES = {"w_f1": "W-F1", "macro_f1": "macro F1", "accuracy": "accuracy"}
+WITHOUT_NEUTRAL = "micro_f1_without_neutral"
+TITLES = {
+    "w_f1": "W-F1",
+    "macro_f1": "macro F1",
+    WITHOUT_NEUTRAL: "micro F1 without neutral",
+    "accuracy": "accuracy",
+}
+
+
+def choose_scores(labels: LabelSet) -> dict[str, Score]:
+    """Return what is measured of answers with these labels: SCORES, and micro F1 without the neutral label if any."""
+    if labels.neutral is None:
+        return SCORES
+    return SCORES | {WITHOUT_NEUTRAL: partial(micro_f1, without=labels.index(labels.neutral))}
 
 
 def resample(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:

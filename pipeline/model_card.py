@@ -133,7 +133,7 @@ def _read_metrics(run: Run, adapter: Path) -> dict[str, Any] | None:
 
 def _compare_seeds(run: Run) -> dict[str, Any] | None:
     """Return how test W-F1 spreads over the seeds of a run that were made alike, None where there is one."""
-    seeds = [run.with_seed(int(folder.name.removeprefix("seed-"))) for folder in run.folder.glob("seed-*")]
+    seeds = map(run.with_seed, run.find_seeds())
 
     def settings(one: Run) -> list[Any]:
         folders = [one.path(stage) for stage in ("train", "predict", "evaluate")]

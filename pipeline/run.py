@@ -57,6 +57,11 @@ class Run:
     def of_each_seed(self) -> list["Run"]:
         return [self.with_seed(seed) for seed in self.seeds]
 
+    def find_seeds(self) -> list[int]:
+        """Return all seeds that have a folder, in order; one of another name, such as a copy kept aside, has none."""
+        found = (path.name.removeprefix("seed-") for path in self.folder.glob("seed-*"))
+        return sorted(int(seed) for seed in found if seed.isdecimal())
+
 
 @dataclass(frozen=True, slots=True)
 class Fresh:

@@ -17,13 +17,13 @@ from ..data.erckit_jsonl import read_labels, read_split
 from ..data.errors import DataError
 from ..data.files import parse_json_line
 from ..data.labels import LabelSet
-from ..data.reading import read_table
+from ..data.reading import LONGEST, read_table
 from ..data.speakers import SpeakerRegistry, find_aliases, identify_speakers
 from ..data.text import read_text
 from .config import Evaluate
 from .groups import TITLES as GROUPS
 from .groups import group_utterances
-from .metrics import SCORES, TITLES
+from .metrics import TITLES
 from .predictions import Prediction
 from .stages.evaluate import MODEL, evaluate_systems
 from .stages.ingest import find_corpus
@@ -53,7 +53,11 @@ def score_answers(path: Path, gold: Path, split: str) -> dict[str, Any]:
 def describe_scores(found: Mapping[str, Any]) -> str:
     """Return what `score_answers` found as Markdown."""
     oracle = ", of an oracle" if found["oracle"] else ""
-    scores = [[TITLES[name], f"{found[name]:.2f}", format_interval(found[f"{name}_interval"])] for name in SCORES]
+    scores = [
+        [title, f"{found[name]:.2f}", format_interval(found[f"{name}_interval"])]
+        for name, title in TITLES.items()
+        if name in found
+    ]
     if calibration := found.get("calibration"):
         scores.append(["ECE", f"{calibration['ece']:.2f}", format_interval(calibration["ece_interval"])])
         brier, (low, high) = calibration["brier"], calibration["brier_interval"]
@@ -141,7 +145,9 @@ def _read_records(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if line.strip():
             record = parse_json_line(line, f"{path}:{number}")
             if not isinstance(record, dict):
-                raise DataError(f"{path}:{number}: found {record!r}, expected an object with an utterance and a label.")
+                raise DataError(
+                    f"{path}:{number}: found {record!r:.80}, expected an object with an utterance and a label."
+                )
             yield f"{path}:{number}", record
 
 
@@ -154,8 +160,8 @@ def _name(record: Mapping[str, Any], source: str) -> Name:
         raise DataError(
             f"{source}: names no utterance, found {', '.join(record)}. Expected `utterance`, or `dialogue` and `turn`."
         )
-    if not str(turn).strip().isdecimal():
-        raise DataError(f"{source}: turn is {turn!r}, expected a whole number from 0 on. Mend it.")
+    if not str(turn).strip().isdecimal() or len(str(turn)) > LONGEST:
+        raise DataError(f"{source}: turn is {turn!r:.80}, expected a whole number from 0 on. Mend it.")
     return (str(dialogue), int(turn))
 
 
@@ -198,7 +204,7 @@ def _check_probabilities(found: Any, labels: LabelSet, source: str) -> dict[str,
     if not found or isinstance(found, str):
         return {}
     if not isinstance(found, dict) or found.keys() != set(labels):
-        raise DataError(f"{source}: probabilities is {found!r}, expected one for each of {', '.join(labels)}.")
+        raise DataError(f"{source}: probabilities is {found!r:.200}, expected one for each of {', '.join(labels)}.")
     values = list(found.values())
     if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values) or abs(sum(values) - 1) > 0.01:
         raise DataError(

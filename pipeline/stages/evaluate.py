@@ -1,7 +1,6 @@
 """Evaluate: metrics of the model and of the baselines, each with its noise, and the differences paired by dialogue."""
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..calibration import measure_calibration
 from ..config import Config
 from ..groups import TITLES as GROUPS
 from ..groups import Groups, Key, group_utterances
-from ..metrics import SCORES, Score, f1_scores, interval, keep_occurring, micro_f1, resample, weighted_f1
+from ..metrics import SCORES, Score, choose_scores, f1_scores, interval, keep_occurring, resample, weighted_f1
 from ..predictions import Prediction, read_predictions
 from ..run import Run
 
@@ -122,11 +121,8 @@ def _measure(matrices: np.ndarray, drawn: np.ndarray, labels: LabelSet) -> dict[
     hits, f1 = np.diag(confusion), f1_scores(confusion)
     precision = 100 * hits / np.maximum(confusion.sum(axis=0), 1)
     recall = 100 * hits / np.maximum(confusion.sum(axis=1), 1)
-    scores = dict(SCORES)
-    if labels.neutral:
-        scores["micro_f1_without_neutral"] = partial(micro_f1, without=labels.index(labels.neutral))
     return {
-        **_score(confusion, drawn, scores),
+        **_score(confusion, drawn, choose_scores(labels)),
         "per_class": {
             label: {
                 "precision": float(precision[place]),

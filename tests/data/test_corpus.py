@@ -133,6 +133,16 @@ def test_a_folder_without_a_corpus_says_what_is_there_and_what_is_expected(tmp_p
         read_corpus(tmp_path / "empty")
 
 
+def test_a_folder_around_a_corpus_names_the_one_inside(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "release").mkdir()
+    write_erckit(tmp_path / "release")
+
+    message = f"{tmp_path}: no corpus recognised; found a/, release/. Did you mean {tmp_path / 'release'}? Expected all"
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_corpus(tmp_path)
+
+
 def test_a_missing_split_is_an_error_that_names_it(tmp_path):
     write_erckit(tmp_path)
     (tmp_path / "test.jsonl").unlink()

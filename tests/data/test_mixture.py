@@ -118,6 +118,9 @@ def test_the_table_of_feelings_is_the_user_s_to_edit(main, other, tmp_path):
         read_feelings(table)
 
 
-def test_a_corpus_is_not_mixed_with_itself(main):
-    with pytest.raises(DataError, match=r"corpus main is mixed with itself. Name other corpora in data.also."):
-        mix_corpora(main, [(replace(main), {})], read_feelings(), drop_overlap=True)
+def test_a_corpus_is_mixed_in_once_and_not_with_itself(main, other):
+    for others in ([main], [other, other]):
+        with pytest.raises(
+            DataError, match=f"corpus {others[0].name} is mixed with itself. Name other corpora in data"
+        ):
+            mix_corpora(main, [(replace(one), {}) for one in others], read_feelings(), drop_overlap=True)

@@ -145,14 +145,16 @@ LOG = [
 ]
 
 
-def draw_answers(generator: np.random.Generator, dialogues: int = 6, turns: int = 4) -> list[Prediction]:
+def draw_answers(
+    generator: np.random.Generator, dialogues: int = 6, turns: int = 4, labels: tuple[str, ...] = LABELS
+) -> list[Prediction]:
     """Random answers to the same dialogues, whose last utterance nobody labelled."""
     answers = []
     for place, turn in product(range(dialogues), range(turns)):
         shares = generator.dirichlet([1, 1, 1])
-        gold = None if (place, turn) == (dialogues - 1, turns - 1) else LABELS[(place * 7 + turn * turn) % 3]
-        probabilities = dict(zip(LABELS, shares.tolist(), strict=True))
-        label = max(LABELS, key=lambda name: probabilities[name])
+        gold = None if (place, turn) == (dialogues - 1, turns - 1) else labels[(place * 7 + turn * turn) % 3]
+        probabilities = dict(zip(labels, shares.tolist(), strict=True))
+        label = max(labels, key=lambda name: probabilities[name])
         answers.append(Prediction(f"d{place}", f"{turn}", turn, "Ada", f"So {turn}.", gold, label, probabilities))
     return answers
 

@@ -225,6 +225,14 @@ def test_help_answers_without_importing_anything_heavy():
     assert not set(done.stderr.split()) & {"pydantic", "yaml", "numpy", "torch", "transformers", "tqdm"}
 
 
+def test_who_reads_the_beginning_alone_is_no_error():
+    command = [sys.executable, "-m", "erckit.pipeline.cli", "configs", "sample"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()  # as `head` does, only sooner
+        assert (process.stderr.read(), process.wait()) == (b"", 141)
+
+
 def test_a_fresh_run_imports_no_torch(calls):
     """What `erckit` itself imports for a command, apart from its stages, answers quickly."""
     code = "import sys, erckit.pipeline.run, erckit.pipeline.cli\nsys.stderr.write(' '.join(sys.modules))"

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -15,7 +16,11 @@ from erckit.pipeline.predictions import Prediction
 from erckit.pipeline.report.comparison import render_comparison
 from sklearn.metrics import accuracy_score, f1_score
 
-from tests.pipeline.fake_report import LABELS, RESAMPLES, draw_answers, write_run
+from tests.pipeline import fake_report
+from tests.pipeline.fake_report import RESAMPLES
+
+LABELS = ("glad", "neutral", "gloomy")
+draw_answers, write_run = (partial(make, labels=LABELS) for make in (fake_report.draw_answers, fake_report.write_run))
 
 
 def score(name: str, answers: list[Prediction]) -> float:
@@ -24,6 +29,8 @@ def score(name: str, answers: list[Prediction]) -> float:
         return 100 * accuracy_score(gold, found)
     if name in LABELS:
         return 100 * f1_score(gold, found, labels=[name], average="macro", zero_division=0)
+    if name == "micro_f1_without_neutral":
+        return 100 * f1_score(gold, found, labels=["glad", "gloomy"], average="micro", zero_division=0)
     average = {"w_f1": "weighted", "macro_f1": "macro"}[name]
     return 100 * f1_score(gold, found, labels=list(LABELS), average=average, zero_division=0)
 
@@ -139,9 +146,9 @@ def test_runs_over_other_utterances_are_refused(tmp_path):
     others = {
         "fewer": (answers[:-2], "22 answers", "found no more, expected d5/2 (glad)"),
         "gold": (
-            [replace(answers[0], gold="calm"), *answers[1:]],
+            [replace(answers[0], gold="neutral"), *answers[1:]],
             "24 answers",
-            "found d0/0 (calm), expected d0/0 (glad)",
+            "found d0/0 (neutral), expected d0/0 (glad)",
         ),
         "more": (
             [*answers, replace(answers[-1], utterance="9")],
@@ -158,10 +165,8 @@ def test_runs_over_other_utterances_are_refused(tmp_path):
             compare_runs(a, b, "test")
     with pytest.raises(DataError, match="22 answers, expected 24"):
         compare_runs(write_run(tmp_path / "mixed", answers, answers[:-2]), a, "test")
-    b = write_run(tmp_path / "labels", [], labels=("calm", "glad", "gloomy"))
-    message = (
-        f"{b}: the labels are calm, glad, gloomy; expected glad, calm, gloomy, as in {a}. Compare runs over the same"
-    )
+    b = write_run(tmp_path / "labels", [], labels=("neutral", "glad", "gloomy"))
+    message = f"{b}: the labels are neutral, glad, gloomy; expected glad, neutral, gloomy, as in {a}. Compare runs over"
     with pytest.raises(DataError, match=re.escape(message)):
         compare_runs(a, b, "test")
 
@@ -176,6 +181,10 @@ def test_folders_without_answers_are_named(tmp_path):
         DataError, match=re.escape(f"{empty}: no finished answers, expected seed-N/predict. Use `erckit")
     ):
         compare_runs(a, empty, "test")
+    (tmp_path / "a" / "seed-1").rename(tmp_path / "a" / "seed-1.old")
+    with pytest.raises(DataError, match=re.escape(f"{a}: no finished answers, expected seed-N/predict.")):
+        compare_runs(a, a, "test")
+    (tmp_path / "a" / "seed-1.old").rename(tmp_path / "a" / "seed-1")
     with pytest.raises(DataError, match=re.escape("seed-1/predict/dev.jsonl: no such file.")):
         compare_runs(a, a, "dev")
     blank = write_run(tmp_path / "blank", [replace(one, gold=None) for one in answers])

@@ -246,6 +246,7 @@ def test_missing_keys_are_named_with_what_they_mean(load):
         ("train: {lora_dropout: 1}", "train.lora_dropout: found 1, expected less than 1"),
         ("train: {gradient_checkpointing: 1}", "train.gradient_checkpointing: found 1, expected a valid boolean"),
         ("train: {epochs: '3'}", "train.epochs: found '3', expected a valid integer"),
+        ("train: {report_to: tensorboard}", "train.report_to: found 'tensorboard', expected a list, [VALUE, ...]"),
         ("train: {report_to: [1]}", "train.report_to.0: found 1, expected a valid string"),
     ],
 )

@@ -201,8 +201,14 @@ def test_no_server_at_all_is_told(server, tmp_path):
     message = r"^http://127\.0\.0\.1:9/train_sent_emo\.csv: no answer \(.*refused.*\), 5 times in a row\. 0 bytes"
     with pytest.raises(DataError, match=message):
         fetch.fetch(RELEASE, tmp_path, "http://127.0.0.1:9")
-    with pytest.raises(DataError, match=re.escape("ftp://there: expected an address that begins with https:// or")):
-        fetch.fetch(RELEASE, tmp_path, "ftp://there")
+
+
+@pytest.mark.parametrize("address", ["ftp://there", "https:", "http://[::1", "http://there/my files"])
+def test_what_is_no_address_is_refused_at_once(server, tmp_path, address):
+    message = f"{address}: expected an address such as https://HOST/FOLDER, with %20 for a blank."
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        fetch.fetch(RELEASE, tmp_path, address)
+    assert stand(tmp_path) == {}
 
 
 UNKNOWN = replace(RELEASE, known={})

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from erckit.data.erckit_jsonl import read_dialogues
 from erckit.data.errors import DataError
+from erckit.data.files import read_json, write_json, write_sealed
 from erckit.data.labels import EMORYNLP
 from erckit.pipeline import labelling
 from erckit.pipeline.cli import main
@@ -234,12 +235,27 @@ def test_other_circumstances_than_at_the_beginning_are_refused(own, tmp_path, mo
     assert label_file(Fake(), own, out)["dialogues"] == 2 * BLOCK + 4
 
 
+@pytest.mark.parametrize("change", [lambda record: [], lambda record: {}, lambda record: record | {"output_bytes": 0}])
+def test_a_record_that_somebody_changed_is_refused(own, tmp_path, monkeypatch, change):
+    out, record = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part.json"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_after(patch, 17)
+        label_file(Fake(), own, out)
+    write_json(record, change(read_json(record)))
+    message = f"{record}: its content is not what erckit wrote there. Remove it and out.jsonl.part to begin anew."
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        label_file(Fake(), own, out)
+    record.unlink()
+    (tmp_path / "out.jsonl.part").unlink()
+    assert label_file(Fake(), own, out)["dialogues"] == len(own.read_bytes().splitlines())
+
+
 def test_a_file_that_is_there_is_never_overwritten(own, tmp_path):
     out = tmp_path / "out.jsonl"
     out.write_text("mine")
     with pytest.raises(DataError, match=re.escape(f"{out}: it is there already. Name another --output, or remove it.")):
         label_file(Fake(), own, out)
-    (tmp_path / "out.jsonl.part.json").write_text('{"output_bytes": 3}')  # of something else
+    write_sealed(tmp_path / "out.jsonl.part.json", {"output_bytes": 3})  # of something else
     with pytest.raises(DataError, match="it is there already"):
         label_file(Fake(), own, out)
     assert out.read_text() == "mine"

@@ -152,6 +152,28 @@ def test_two_processes_make_what_one_makes(desk, monkeypatch):
     assert files_of(desk.run) == made
 
 
+def test_dialogues_are_read_no_faster_than_they_are_worded(desk, monkeypatch):
+    shutil.rmtree(desk.run.path("prompts"))
+    read, waiting = [], []
+    stream, plant = prompts.stream_vectors, prompts._plant_dialogue
+
+    def note_read(*arguments: Any) -> Any:
+        for dialogue, vectors in stream(*arguments):
+            read.append(dialogue.id)
+            yield dialogue, vectors
+
+    def note_worded(dialogue: Any, *others: Any) -> Any:
+        waiting.append(len(read) - len(waiting))
+        return plant(dialogue, *others)
+
+    monkeypatch.setattr(prompts, "TOGETHER", 2)
+    monkeypatch.setattr(prompts, "stream_vectors", note_read)
+    monkeypatch.setattr(prompts, "_plant_dialogue", note_worded)
+    desk.make()
+
+    assert len(waiting) == len(read) > 4 and max(waiting) == 2
+
+
 def expected_rows(run: Run, split: str) -> list[tuple[str, str]]:
     """The prompts of a split worded plainly, each with its label; recent emotions are told in train only."""
     wording = load_wording(run)

@@ -151,6 +151,7 @@ def test_the_predictions_of_a_run_score_as_its_metrics_say(gold, tmp_path, capsy
         ("a.csv", "name,label\nd0/0,glad\n", "a.csv:2: names no utterance, found name, label. Expected `utterance`, or "
          "`dialogue` and `turn`."),
         ("a.csv", "dialogue,turn,label\nd0,one,glad\n", "a.csv:2: turn is 'one', expected a whole number from 0 on."),
+        ("a.csv", f"dialogue,turn,label\nd0,{'9' * 5000},glad\n", f"a.csv:2: turn is '{'9' * 79}, expected a whole"),
         ("a.csv", "id,label\nd0/0,glad\nd1/1,glad\n", "a.csv: no answer to 2 of 4 labelled utterances, the first of "
          "them 'u1' (turn 1 of 'd0'), {folder}/gold.jsonl:1. Add them."),
         ("a.jsonl", '{"id": "d0/0", "label": "glad"\n', "a.jsonl:1: broken JSON ("),
@@ -204,3 +205,14 @@ def test_what_looks_at_answers_imports_no_model(gold, tmp_path):
     code += "sys.stderr.write(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(done.stderr.split()) & {"torch", "transformers", "sklearn", "sentence_transformers", "faiss"}
+
+
+def test_the_metric_of_dailydialog_stands_beside_the_others(tmp_path, capsys):
+    truth, said = ["no emotion", "anger", "no emotion", "fear"], ["no emotion", "anger", "fear", "no emotion"]
+    utterances = [{"speaker": "Ada", "text": "So.", "label": label} for label in truth]
+    write_json_lines(tmp_path / "gold.jsonl", [{"id": "d", "utterances": utterances}])
+    path = write_csv(tmp_path / "a.csv", ["id", "label"], [[f"d/{turn}", label] for turn, label in enumerate(said)])
+
+    assert main(["score", str(path), str(tmp_path / "gold.jsonl")]) == 0
+    expected = 100 * f1_score(truth, said, labels=["anger", "fear"], average="micro")
+    assert re.search(rf"^\| micro F1 without neutral \| {expected:.2f} \| \[", capsys.readouterr().out, re.MULTILINE)
