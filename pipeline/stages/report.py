@@ -14,7 +14,7 @@ from ..backbone import name_for_readers
 from ..config import Config, dump_config
 from ..groups import TITLES as GROUPS
 from ..groups import group_utterances
-from ..manifest import MANIFEST
+from ..manifest import MANIFEST, read_manifest
 from ..predictions import Prediction, read_predictions
 from ..report import page
 from ..report.conversations import choose_conversations, pick_evenly, shorten_labels
@@ -136,9 +136,9 @@ def _read_manifests(config: Config, run: Run) -> Iterator[tuple[str, dict[str, A
         if name == "report" or (name == "train" and config.predict.adapter):
             continue
         for seed in run.seeds if stage.seeded else run.seeds[:1]:
-            path = run.with_seed(seed).path(name, MANIFEST)
-            if path.is_file():
-                yield f"{name} (seed {seed})" if stage.seeded and len(run.seeds) > 1 else name, read_json(path)
+            folder = run.with_seed(seed).path(name)
+            if (folder / MANIFEST).is_file():
+                yield f"{name} (seed {seed})" if stage.seeded and len(run.seeds) > 1 else name, read_manifest(folder)
 
 
 def _count_facts(run: Run) -> dict[str, Any]:

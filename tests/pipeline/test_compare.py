@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from erckit.data.errors import DataError
-from erckit.data.files import read_json, write_json
+from erckit.data.files import hash_file, read_json, write_json, write_sealed
 from erckit.pipeline.cli import main
 from erckit.pipeline.compare import CHANGES, compare_runs
+from erckit.pipeline.manifest import read_manifest
 from erckit.pipeline.predictions import Prediction, write_predictions
 from sklearn.metrics import accuracy_score, f1_score
 
@@ -35,12 +36,19 @@ def write_run(folder: Path, *by_seed: list[Prediction], labels: tuple[str, ...] 
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"name: a\nseed: 1\ndata: {{path: a}}\nevaluate: {{resamples: {RESAMPLES}}}\n")
     write_json(folder / "ingest" / "labels.json", labels)
+    write_manifest(folder / "ingest", "labels.json")
     for seed, answers in enumerate(by_seed, start=1):
         home = folder / f"seed-{seed}" / "predict"
         write_predictions(home / f"{split}.jsonl", answers)
         record = {"erckit": "1", "config": {"predict": {"memory": False}}, "fingerprint": "f"}
-        write_json(home / "manifest.json", record | {"inputs": {"ingest/a": "1", f"seed-{seed}/train/b": str(seed)}})
+        inputs = {"ingest/a": "1", f"seed-{seed}/train/b": str(seed)}
+        write_manifest(home, f"{split}.jsonl", **record, inputs=inputs)
     return folder
+
+
+def write_manifest(folder: Path, output: str, **record: object) -> None:
+    outputs = {output: {"sha256": hash_file(folder / output)}}
+    write_sealed(folder / "manifest.json", record | {"outputs": outputs})
 
 
 def score(name: str, answers: list[Prediction]) -> float:
@@ -204,7 +212,8 @@ def test_seeds_of_an_older_run_are_not_averaged_in(tmp_path):
     answers = draw_answers(np.random.default_rng(0))
     a = write_run(tmp_path / "a", answers, answers)
     path = a / "seed-2" / "predict" / "manifest.json"
-    write_json(path, read_json(path) | {"config": {"predict": {"memory": True}}})
+    record = read_manifest(path.parent)
+    write_sealed(path, record | {"config": {"predict": {"memory": True}}})
     message = (
         f"{a}: seed 2 was made otherwise than seed 1 (predict.memory changed: True -> False). Bring them up to date "
         "with `erckit run CONFIG --seeds N`, or remove seed-2."
