@@ -35,25 +35,33 @@ def read_split(folder: Path, split: str, labels: LabelSet = DAILYDIALOG) -> tupl
     lines, emotion_lines = text.rstrip().split("\n"), emotions.rstrip().split("\n")
     if not lines[0]:
         raise DataError(f"{path}: no dialogues. Fill the file, or take another corpus.")
-    if len(lines) != len(emotion_lines):
-        raise DataError(
-            f"{emotions_path}: {len(emotion_lines):,} lines, but {path} has {len(lines):,}. Each line holds the "
-            "emotions of the dialogue on the same line there; fetch both files again."
-        )
     dialogues = []
-    for place, (line, emotion_line) in enumerate(zip(lines, emotion_lines, strict=True)):
+    for place, (line, emotion_line) in enumerate(zip(lines, emotion_lines, strict=False)):
         said = line.strip().removesuffix(END).split(END)
         source = f"{emotions_path}:{place + 1}"
         felt = [_parse_emotion(digit, labels, source) for digit in emotion_line.split()]
         if len(said) != len(felt):
+            missing = "" if len(lines) == len(emotion_lines) else f" {_compare_lengths(lines, emotion_lines)}"
             raise DataError(
                 f"{source}: {len(felt)} emotions, but {path}:{place + 1} has {len(said)} utterances, each of which has "
-                "one. Mend the line, or remove it from both files."
+                f"one. Mend the line, or remove it from both files.{missing}"
             )
         dialogues.append(_build_dialogue(split, place, said, felt, labels, f"{path}:{place + 1}"))
         if left_out := len(said) - len(dialogues[-1].utterances):
             repairs[NO_TEXT] += left_out
+    if len(lines) != len(emotion_lines):
+        longer, shorter = (path, emotions_path) if len(lines) > len(emotion_lines) else (emotions_path, path)
+        raise DataError(
+            f"{longer}:{len(dialogues) + 1}: {shorter} has no such line. {_compare_lengths(lines, emotion_lines)}"
+        )
     return dialogues, repairs
+
+
+def _compare_lengths(lines: list[str], emotion_lines: list[str]) -> str:
+    return (
+        f"There are {len(lines):,} dialogues and {len(emotion_lines):,} lines of emotions, one for each dialogue, so a "
+        "line is missing here or above; fetch both files again."
+    )
 
 
 def _build_dialogue(

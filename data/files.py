@@ -41,7 +41,9 @@ def name_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or str(error.filename).startswith(str(path.parent / f".{path.name}.")):
+        # Names of temporary files are absolute, whatever the path is.
+        hidden = str(path.absolute().with_name(f".{path.name}."))
+        if error.filename is None or str(Path(error.filename).absolute()).startswith(hidden):
             error.filename, error.filename2 = str(path), None
         raise
 

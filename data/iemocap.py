@@ -56,6 +56,7 @@ def _read_dialogue(path: Path, labels: LabelSet, repairs: Counter[str]) -> Dialo
     text, mended = read_text(path)
     repairs.update(mended)
     turns: list[tuple[float, float, Utterance]] = []
+    said: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.startswith("Ses"):  # remarks on noises, and speech that nobody gave a time
             continue
@@ -67,6 +68,8 @@ def _read_dialogue(path: Path, labels: LabelSet, repairs: Counter[str]) -> Dialo
                 "'Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.' Mend the line."
             )
         id, session, gender, begins, ends, words = match.groups()
+        if said.setdefault(id, source) != source:
+            raise DataError(f"{source}: a second turn {id!r}, the first is {said[id]}. Remove one of the two.")
         emotion, _ = felt.pop(id, (None, ""))
         if not words.strip():
             repairs[NO_TEXT] += 1

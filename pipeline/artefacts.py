@@ -16,7 +16,7 @@ from .run import Run, settings_of
 
 ANSWERING = {
     "ingest": ("labels.json", "speakers.json"),
-    "profiles": ("facts.jsonl", "index.faiss", "store.json"),
+    "profiles": ("store.json",),  # by which the store itself checks its other files, as far as it uses them
     "prompts": ("wording/",),
     "train": ("adapter/",),
 }
@@ -64,8 +64,7 @@ def require_unchanged(config: Config, run: Run) -> None:
     for stage, outputs in ANSWERING.items():
         if stage == "train" and config.predict.adapter:
             continue  # an adapter from elsewhere has its own card
-        folder = run.path(stage)
-        manifest = read_manifest(folder)
+        manifest = read_manifest(run.path(stage))
         for section, settings in settings_of(stage, config).items():
             for key, value in settings.items():
                 made_with = manifest["config"][section].get(key)
@@ -75,5 +74,11 @@ def require_unchanged(config: Config, run: Run) -> None:
                         f"{made_with!r}. Use `erckit run` with the configuration that you want."
                     )
         for output in outputs:
-            if change := find_change(folder, manifest, output):
-                raise DataError(f"{folder}: {change} since {stage} wrote it. Use `erckit run`, which makes it anew.")
+            require_output(run, stage, output)
+
+
+def require_output(run: Run, stage: str, output: str) -> None:
+    """Raise DataError where a file that a stage wrote, or one whose path begins so, was changed since or is missing."""
+    folder = run.path(stage)
+    if change := find_change(folder, read_manifest(folder), output):
+        raise DataError(f"{folder}: {change} since {stage} wrote it. Use `erckit run`, which makes it anew.")

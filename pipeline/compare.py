@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..data.errors import DataError
-from ..data.files import read_json, write_json, write_text
+from ..data.files import write_json, write_text
 from ..data.labels import LabelSet
-from .artefacts import load_labels
+from .artefacts import load_labels, require_output
 from .config import load_config
-from .manifest import MANIFEST, explain_difference
+from .manifest import MANIFEST, explain_difference, read_manifest
 from .metrics import TITLES, Score, choose_scores, deviate, f1_scores, interval, p_value, resample, swap
 from .predictions import Prediction, read_predictions
 from .report.comparison import render_comparison
@@ -140,7 +140,10 @@ def describe_comparison(findings: Mapping[str, Any]) -> str:
 
 
 def read_answers(folder: Path, split: str) -> Answers:
-    """Read the answers of all finished seeds of a run. Raises DataError where there are none, or of different makes."""
+    """Read the answers of all finished seeds of a run.
+
+    Raises DataError where there are none, where they were changed since, and where seeds are of different makes.
+    """
     if not (folder / "config.yaml").is_file():
         raise DataError(f"{folder}: not a run, it has no config.yaml. Name the folder of one, such as runs/sample.")
     seeds = [seed for seed in Run(folder, 1).find_seeds() if Run(folder, seed).path("predict", MANIFEST).is_file()]
@@ -148,6 +151,9 @@ def read_answers(folder: Path, split: str) -> Answers:
         raise DataError(f"{folder}: no finished answers, expected seed-N/predict. Use `erckit run` to make them.")
     run = Run(folder, seeds[0], tuple(seeds))
     _check_made_alike(run)
+    require_output(run, "ingest", "labels.json")
+    for one in run.of_each_seed():
+        require_output(one, "predict", f"{split}.jsonl")
     labels = load_labels(run)
     paths = [one.path("predict", f"{split}.jsonl") for one in run.of_each_seed()]
     return Answers(folder, labels, run.seeds, tuple(read_predictions(path, labels) for path in paths))
@@ -254,8 +260,9 @@ def _f1_by_label(labels: LabelSet) -> dict[str, Score]:
 def _check_made_alike(run: Run) -> None:
     """Raise DataError where the seeds of a run were not trained and asked in the same way: some are of an older run."""
     for stage in ("train", "predict"):
-        manifests = {one.seed: one.path(stage, MANIFEST) for one in run.of_each_seed()}
-        records = {seed: _keep_shared(read_json(path)) for seed, path in manifests.items() if path.is_file()}
+        folders = {one.seed: one.path(stage) for one in run.of_each_seed()}
+        made = {seed: folder for seed, folder in folders.items() if (folder / MANIFEST).is_file()}
+        records = {seed: _keep_shared(read_manifest(folder)) for seed, folder in made.items()}
         for seed, record in records.items():
             if record != records[run.seed]:
                 raise DataError(

@@ -4,6 +4,7 @@ What is up to date is skipped, what two variants have in common is made once, an
 it stopped.
 """
 
+import errno
 import hashlib
 import json
 import re
@@ -87,5 +88,13 @@ def _share_stages(made: Sequence[tuple[Config, Run]], config: Config, variant: R
             if source.is_dir() and not target.exists():
                 half = target.with_name(f".{name}")
                 shutil.rmtree(half, ignore_errors=True)  # of a process that was killed
-                shutil.copytree(source, half)
+                _copy_folder(source, half)
                 half.rename(target)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target)
+    except shutil.Error as error:  # of all files that could not be copied
+        _, copy, why = error.args[0][0]
+        raise OSError(errno.EIO, why.partition(": ")[0], copy) from error

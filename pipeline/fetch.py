@@ -15,7 +15,7 @@ from .. import __version__
 from ..data import emorynlp, meld
 from ..data.dialogue import SPLITS, Dialogue
 from ..data.errors import DataError
-from ..data.files import hash_file
+from ..data.files import hash_file, name_errors
 from ..data.forms import FORMS
 from .console import progress, say
 
@@ -165,7 +165,7 @@ def _append(address: str, part: Path) -> None:
     with response:
         begins, total = _find_range(response, _size(part))
         blocks = None if total is None else -(-(total - begins) // BLOCK)
-        with part.open("ab") as file:
+        with name_errors(part), part.open("ab") as file:
             file.truncate(begins)
             for block in progress(_receive(response), blocks, f"{part.stem}: blocks of 64 KiB"):
                 file.write(block)

@@ -21,7 +21,7 @@ from .. import __version__
 from ..data.dialogue import Dialogue
 from ..data.erckit_jsonl import read_line
 from ..data.errors import DataError
-from ..data.files import read_sealed, write_sealed
+from ..data.files import name_errors, read_sealed, write_sealed
 from .backbone import precision
 from .config import Memory
 from .console import progress, say
@@ -50,7 +50,7 @@ def label_file(recognizer: Recognizer, source: Path, target: Path, memory: Memor
         return Counter(done["counts"])
     target.parent.mkdir(parents=True, exist_ok=True)
     made_with = _describe(recognizer, memory)
-    with source.open("rb") as lines, part.open("ab") as output:
+    with name_errors(part), source.open("rb") as lines, part.open("ab") as output:
         _lock(output, part)
         begun = _take_up(part, record, made_with)
         output.truncate(begun["output_bytes"])

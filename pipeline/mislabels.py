@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..data.files import replace_atomically
 from ..prompts.tree import gold_emotions
-from .artefacts import load_dialogues, load_trees
+from .artefacts import load_dialogues, load_trees, require_output
 from .recognizer import Recognizer
 from .run import Run
 
@@ -37,10 +37,12 @@ def find_mislabels(
     """Write `mislabels.csv` beside the adapter of a seed: the utterances of highest loss, the highest first.
 
     Returns the file and its rows. They are asked as in training, told gold recent emotions, without a memory.
-    Raises DataError where the folder is no run with an adapter.
+    Raises DataError where the folder is no run with an adapter, or was changed since.
     """
     recognizer = Recognizer.load(folder, seed, trust_remote_code=trust_remote_code)
     run = Run(folder, recognizer.config.seed)
+    require_output(run, "ingest", "dialogues.train.jsonl")
+    require_output(run, "prompts", "train.jsonl")
     found = nlargest(count, _answer_training(recognizer, run), key=lambda surprise: surprise.loss)
     path = run.path("train").with_name("mislabels.csv")
     with replace_atomically(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:

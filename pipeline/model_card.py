@@ -9,6 +9,7 @@ from ..data.errors import DataError
 from ..data.files import hash_file, read_json
 from ..retrieval.encoder import EMBEDDED
 from .adapter import WEIGHTS, Found
+from .artefacts import require_output
 from .backbone import fingerprint_name
 from .console import format_seconds
 from .manifest import MANIFEST, read_manifest
@@ -90,6 +91,7 @@ def _collect(found: Found) -> dict[str, Any]:
     nothing = dict.fromkeys(("corpus", "differences", "systems", "result", "test", "seeds", "oracles", "trained"))
     if run is None:
         return nothing | {"versions": "", "settings": ""}
+    require_output(run, "ingest", "corpus.json")
     corpus = read_json(run.path("ingest", "corpus.json"))
     made = None if config.predict.adapter else read_manifest(run.path("train"))
     metrics = _read_metrics(run, found.folder)
@@ -140,6 +142,8 @@ def _compare_seeds(run: Run) -> dict[str, Any] | None:
         return [read_manifest(folder)["config"] if (folder / MANIFEST).is_file() else None for folder in folders]
 
     alike = [one for one in seeds if settings(one) == settings(run)]
+    for one in alike:
+        require_output(one, "evaluate", "metrics.json")
     tests = [read_json(one.path("evaluate", "metrics.json"))["splits"]["test"]["systems"][MODEL] for one in alike]
     scores = [test["w_f1"] for test in tests]
     if len(scores) < 2:

@@ -25,6 +25,7 @@ from ..prompts.tree import PromptTree, read_aloud
 from ..prompts.wording import read_wording
 from ..retrieval.encoder import SentenceEncoder
 from ..retrieval.store import ProfileStore
+from ..retrieval.store_files import SIDECAR
 from .adapter import WEIGHTS, Found, find_adapter, load_adapter
 from .artefacts import load_speakers
 from .backbone import fingerprint, load_model, load_tokenizer
@@ -90,7 +91,7 @@ class Recognizer:
         store = ProfileStore.load(run.path("profiles"), encoder.name, encoder.fingerprint, encoder.dimension)
         speakers = load_speakers(run)
         inform = _know_from(store, speakers, encoder, config.prompts.facts)
-        known = [run.path("profiles", "facts.jsonl"), run.path("ingest", "speakers.json")]
+        known = [run.path("profiles", SIDECAR), run.path("ingest", "speakers.json")]
         return cls._assemble(found, inform, speakers, known)
 
     @classmethod

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..data.errors import DataError
-from ..data.files import add_seal, hash_file, write_sealed
+from ..data.files import add_seal, hash_file, name_errors, write_sealed
 from ..prompts.wording import read_wording
 from .adapter import CARD, Found, load_adapter, read_card
 from .backbone import choose_stored_dtype, load_model, load_tokenizer
+from .checkpoints import name_failed_writes
 from .console import format_memory, progress, say
 from .manifest import list_outputs
 from .model_card import find_hub_name, write_model_card
@@ -34,14 +35,16 @@ def merge_adapter(found: Found, folder: Path) -> str:
     whole = found.config.model.model_copy(update={"quantization": "none", "device": "cpu", "dtype": "float32"})
     config, wording = found.config.model_copy(update={"model": whole}), read_wording(found.config.prompts.template)
     say(f"  merging {found.folder} into {whole.name}, in float32 on the CPU")
+    tokenizer = load_tokenizer(whole)
     model = load_adapter(load_model(whole), found.folder, config, found.labels, wording)
     dtype = choose_stored_dtype(found.config.model)
     merged = model.merge_and_unload(safe_merge=True).to(dtype)
     card = _shorten_card(found.folder)
     card |= {"merged": True, "base_model": find_hub_name(card), "dtype": str(dtype).partition(".")[2]}
     with _fill(folder) as made:
-        merged.save_pretrained(made)
-        load_tokenizer(whole).save_pretrained(made)
+        with name_failed_writes(folder):
+            merged.save_pretrained(made)
+            tokenizer.save_pretrained(made)
         wording.write(made / "wording")
         card |= {"sha256": {path.relative_to(made).as_posix(): hash_file(path) for path in list_outputs(made)}}
         write_sealed(made / CARD, card)
@@ -114,14 +117,15 @@ def _describe(files: Collection[Path | bytes]) -> str:
 def _fill(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`; it takes its place when the block ends well, else it goes."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield temporary
-        for path in (temporary, *temporary.rglob("*")):  # made private: by mkdtemp, and where weights are written
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with name_errors(folder):
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            yield temporary
+            for path in (temporary, *temporary.rglob("*")):  # made private: by mkdtemp, and where weights are written
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

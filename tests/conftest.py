@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -255,6 +257,22 @@ def finished(prepared, tiny_config, tmp_path_factory) -> Any:
     run_stages(config, run)
     options = [str(tiny_config), *(part for setting in SMALL for part in ("--set", setting))]
     return SimpleNamespace(config=config, run=run, folder=run.folder, options=options)
+
+
+@pytest.fixture
+def small_files() -> Callable[[int], AbstractContextManager[None]]:
+    """A context in which no file grows beyond so many bytes: a limit of the system, which C++ and Rust meet too."""
+
+    @contextmanager
+    def limit_size(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit_size
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ def answers_nothing(monkeypatch):
 def test_a_run_whose_files_were_changed_answers_nothing(run, answers_nothing):
     deciding = {
         "ingest": ("labels.json", "speakers.json", MANIFEST),
-        "profiles": ("facts.jsonl", "index.faiss", "store.json", MANIFEST),
+        "profiles": ("facts.jsonl", "index.faiss", "rows.npz", "store.json", MANIFEST),
         "prompts": ("wording", MANIFEST),
         "train": ("adapter", MANIFEST),
     }
@@ -121,8 +121,35 @@ def test_a_run_whose_files_were_changed_answers_nothing(run, answers_nothing):
                 path.write_bytes(damaged)
                 with pytest.raises(DataError, match=re.escape(path.name)) as raised:
                     Recognizer.load(run.folder)
-                assert "`erckit run`" in str(raised.value) or "Mend" in str(raised.value)
+                remedies = ("`erckit run`", "Mend", "Run the profiles stage again.")
+                assert any(remedy in str(raised.value) for remedy in remedies)
         path.write_bytes(whole)
+
+
+COMPARED = ["ingest/labels.json", "ingest/manifest.json", "seed-1/train/manifest.json", "seed-1/predict/test.jsonl"]
+LISTED = ["ingest/dialogues.train.jsonl", "prompts/train.jsonl", "prompts/manifest.json"]
+TOLD = ["ingest/corpus.json", "ingest/manifest.json", "seed-1/predict/manifest.json", "seed-1/evaluate/metrics.json"]
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [("compare", [*COMPARED, "seed-1/predict/manifest.json"]), ("mislabels", LISTED), ("merge", TOLD)],
+)
+def test_a_command_that_reads_a_run_refuses_what_was_changed(finished, run, tmp_path, capsys, command, names):
+    more = {"compare": [str(finished.folder)], "mislabels": [], "merge": [str(tmp_path / "merged")]}[command]
+    for name in names:
+        path = run.folder / name
+        whole = path.read_bytes()
+        for digit in (b"1", b"2", b"3"):  # what reads as it did before, with another number
+            path.write_bytes(whole.replace(digit, b"4", 1))
+            if path.read_bytes() != whole:
+                assert main([command, str(run.folder), *more]) == 2, (name, digit)
+                assert path.name in capsys.readouterr().err
+        path.write_bytes(whole[:-2])
+        assert main([command, str(run.folder), *more]) == 2, name
+        assert path.name in capsys.readouterr().err
+        path.write_bytes(whole)
+    assert main([command, str(run.folder), *more]) == 0
 
 
 def test_a_run_whose_configuration_was_changed_answers_nothing(run, answers_nothing):

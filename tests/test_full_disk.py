@@ -8,11 +8,11 @@ import errno
 import io
 import itertools
 import os
-import resource
 import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from erckit.pipeline.cli import main
@@ -189,23 +189,62 @@ def test_every_writer_names_its_file_and_the_same_command_works_afterwards(attem
         ("train", 40_000, "seed-1/train/checkpoints/checkpoint-2"),  # torch
     ],
 )
-def test_what_libraries_raise_when_a_file_cannot_grow_names_the_place(attempt, stage, limit, told):
-    """With a real limit of the system, which code in C++ and Rust meets too."""
-
-    class SmallFiles(FailingDisk):
-        @contextmanager
-        def at_work(self):
-            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-            try:
-                yield
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
+def test_what_libraries_raise_when_a_file_cannot_grow_names_the_place(attempt, small_files, stage, limit, told):
     folder, run = attempt(stage)
-    disk = SmallFiles(folder)
-    disk.failed = "for sure"
-    message = run(disk)
+    message = run(SimpleNamespace(at_work=lambda: small_files(limit), failed="for sure"))
     assert message.startswith(f"erckit: {folder / told}: ") and message.endswith(REMEDY), message
     if limit == 40_000:
         run()
+
+
+# Outside the stages.
+
+
+@pytest.mark.parametrize("limit", [20_000, 100])  # safetensors; the config, through Python
+def test_a_model_is_merged_as_a_whole_or_not_at_all(finished, tmp_path, small_files, capsys, limit):
+    target = tmp_path / "merged"
+    with small_files(limit):
+        assert main(["merge", str(finished.folder), str(target)]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"erckit: {target}: ") and message.endswith(REMEDY), message
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("limit", [100, 5000])
+def test_labelling_goes_on_once_there_is_room(finished, tiny_corpus, tmp_path, small_files, capsys, limit):
+    command = ["predict", str(finished.folder), "--input", str(tiny_corpus / "test.jsonl"), "--output"]
+    assert main([*command, str(tmp_path / "whole.jsonl")]) == 0
+    with small_files(limit):
+        assert main([*command, str(tmp_path / "out.jsonl")]) == 2
+    message = capsys.readouterr().err.splitlines(keepends=True)[-1]
+    assert message.startswith(f"erckit: {tmp_path / 'out.jsonl.part'}: ") and message.endswith(REMEDY), message
+    assert main([*command, str(tmp_path / "out.jsonl")]) == 0
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_variant_that_cannot_be_copied_names_the_file(finished, tmp_path, small_files, capsys):
+    shutil.copytree(finished.folder, tmp_path / "talk")
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("train.epochs: [2]\n")
+    config, *settings = finished.options
+    with small_files(5000):
+        assert main(["sweep", config, str(grid), *settings, "--runs", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    half = tmp_path / "talk" / "sweep" / "train-epochs-2" / ".ingest"
+    assert message.startswith(f"erckit: {half}/dialogues.") and message.endswith(REMEDY), message
+    assert message.count("/") == str(half).count("/") + 1
+
+
+@pytest.mark.parametrize("name", ["mislabels", "compare"])
+def test_a_list_that_cannot_be_written_names_its_file(finished, tmp_path, small_files, capsys, name):
+    shutil.copytree(finished.folder, tmp_path / "talk")
+    run, found = str(tmp_path / "talk"), str(tmp_path / "found")
+    command, told = {
+        "mislabels": (["mislabels", run], f"{run}/seed-1/mislabels.csv"),
+        "compare": (["compare", run, run, "--output", found], f"{found}/compare.json"),
+    }[name]
+    with small_files(1000):
+        assert main(command) == 2
+    # After lines of progress.
+    assert capsys.readouterr().err.splitlines(keepends=True)[-1] == f"erckit: {told}: File too large. {REMEDY}"
+    assert not Path(told).exists()

@@ -1,8 +1,10 @@
-"""The wheel: it holds every file of the package, and the command works from it, away from the checkout."""
+"""The wheel: it holds every file of the package, and the command works from it, in an environment of its own."""
 
 import os
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,19 +41,24 @@ def wheel(tracked, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def erckit(wheel, tmp_path_factory) -> Callable[..., list[str]]:
     """A function from arguments to the lines that the installed command says, in a folder of its own."""
-    installed, elsewhere = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("elsewhere")
-    pip("install", "--no-deps", "--no-index", "--target", installed, wheel)
-    environment = os.environ | {"PYTHONPATH": str(installed), "ERCKIT_DATA": ""}
+    fresh, elsewhere = tmp_path_factory.mktemp("fresh") / "venv", tmp_path_factory.mktemp("elsewhere")
+    venv.create(fresh, with_pip=False)
+    (site,) = fresh.glob("lib/python*/site-packages")
+    # Its other packages are those at hand, as nothing is fetched. Their own .pth files do not count there: what an
+    # editable install of the checkout left in one is not seen.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip("--python", fresh / "bin" / "python", "install", "--no-deps", "--ignore-installed", "--no-index", wheel)
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "ERCKIT_DATA")}
 
     def run(*arguments: str) -> list[str]:
-        command = [sys.executable, installed / "bin" / "erckit", *arguments]
+        command = [fresh / "bin" / "erckit", *arguments]
         done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
-    where = [sys.executable, "-c", "import erckit; print(erckit.__file__)"]
+    where = [fresh / "bin" / "python", "-c", "import erckit; print(erckit.__file__)"]
     found = subprocess.run(where, cwd=elsewhere, env=environment, check=True, capture_output=True, text=True).stdout
-    assert Path(found.strip()) == installed / "erckit" / "__init__.py"  # else the checkout would be tested once more
+    assert Path(found.strip()) == site / "erckit" / "__init__.py"  # else the checkout would be tested once more
     return run
 
 
@@ -89,10 +96,18 @@ def test_the_installed_command_lists_configurations_and_says_what_would_run(erck
     assert all("would run" in line for line in planned)
 
 
-def test_the_installed_command_makes_prompts_of_the_bundled_corpus(erckit):
-    said = [line for line in erckit("run", "sample", "--to", "prompts") if not line.startswith("  ")]
+def test_the_installed_command_runs_the_bundled_corpus_up_to_the_report(erckit, tiny_model):
+    # A tiny model in place of the embedded one, which would train for minutes.
+    options = [
+        f"model.name={tiny_model('qwen2')}",
+        "prompts.max_tokens=2048",
+        "train.epochs=1",
+        "evaluate.resamples=50",
+    ]
+    command = ["run", "sample", *(part for option in options for part in ("--set", option))]
+    said = [line for line in erckit(*command) if not line.startswith("  ")]
 
-    assert [line.partition(":")[0] for line in said] == ["ingest", "profiles", "prompts"]
-    again = erckit("run", "sample", "--to", "prompts", "--dry-run")
-    assert again == [f"{name}: up to date" for name in ("ingest", "profiles", "prompts")]
-    assert any("«" in line for line in erckit("prompts", "sample", "--preview", "1"))
+    assert [line.partition(":")[0] for line in said] == list(STAGES)
+    assert said[-1].startswith("report: the page runs/sample/report/index.html in ")
+    assert erckit(*command, "--dry-run") == [f"{name}: up to date" for name in STAGES]
+    assert any("«" in line for line in erckit("prompts", "sample", *command[2:], "--preview", "1"))

@@ -130,7 +130,19 @@ def test_a_release_that_is_still_packed_says_so(tmp_path):
             "0 \n\n0 \n",
             "{emotions}:2: 0 emotions, but {dialogues}:2 has 1 utterances, ",
         ),
-        ("Hi . __eou__\n", "0 \n0 \n", "{emotions}: 2 lines, but {dialogues} has 1. Each line holds the emotions of "),
+        (
+            "Hi . __eou__\n",
+            "0 \n0 \n",
+            "{emotions}:2: {dialogues} has no such line. There are 1 dialogues and 2 lines of emotions, one for each "
+            "dialogue, so a line is missing here or above; fetch both files again.",
+        ),
+        ("Hi . __eou__\n" * 3, "0 \n0 \n", "{dialogues}:3: {emotions} has no such line. There are 3 dialogues and 2 "),
+        (
+            "Hi . __eou__\nHi . __eou__ Bye . __eou__\nHi . __eou__\n",
+            "0 \n0 \n",
+            "{emotions}:2: 1 emotions, but {dialogues}:2 has 2 utterances, each of which has one. Mend the line, or "
+            "remove it from both files. There are 3 dialogues and 2 lines of emotions, one for each dialogue, so a ",
+        ),
         (
             "Hi . __eou__\n",
             "7 \n",

@@ -1,11 +1,13 @@
-"""Hashes are remembered, and never out of date."""
+"""Hashes are remembered, and never out of date; errors name files that their readers know."""
 
 import hashlib
 import os
 import time
+from pathlib import Path
 
+import pytest
 from erckit.data import files
-from erckit.data.files import hash_file
+from erckit.data.files import hash_file, replace_atomically
 
 
 def write(path, content: bytes, age: float) -> None:
@@ -41,3 +43,14 @@ def test_a_file_just_written_is_not_remembered(tmp_path):
 
     assert hash_file(path) == hashlib.sha256(b"two").hexdigest()
     assert files.SETTLED >= 2 * 10**9  # FAT keeps time to two seconds
+
+
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch, is_relative):
+    monkeypatch.chdir(tmp_path)
+    path = Path("labels.json") if is_relative else tmp_path / "labels.json"
+    path.mkdir()  # which no file replaces
+    with pytest.raises(OSError) as raised, replace_atomically(path):
+        pass
+    assert (raised.value.filename, raised.value.filename2) == (str(path), None)
+    assert [one.name for one in tmp_path.iterdir()] == ["labels.json"]

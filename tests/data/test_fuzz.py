@@ -8,16 +8,16 @@ from erckit.data.corpus import read_corpus
 from erckit.data.errors import DataError
 
 from tests.tools import fuzz_corpora
-from tests.tools.corpus_forms import FORMS
+from tests.tools.corpus_forms import FORMS, PAIRED
 from tests.tools.fuzz_corpora import try_case, try_cases
 
 
 def test_a_damaged_corpus_is_read_rightly_or_refused_with_its_place(tmp_path):
-    outcomes = list(try_cases(range(300), seed=2, folder=tmp_path))
+    outcomes = list(try_cases(range(300), seed=2, folder=tmp_path / "corpus"))
 
     assert [outcome for outcome in outcomes if outcome.wrong] == []
     assert {(outcome.form, outcome.kind) for outcome in outcomes} == {
-        (form, kind) for form in FORMS for kind in ("the same", "other", "refused")
+        (form, kind) for form in (*FORMS, *PAIRED) for kind in ("the same", "other", "refused")
     }
 
 

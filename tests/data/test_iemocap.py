@@ -150,7 +150,7 @@ def test_a_turn_without_text_is_left_out(tmp_path):
         ),
         (
             [("transcription", "M001", "F000"), ("evaluation", r"\[.*M001.*\n", "")],
-            "{transcription}: dialogue 'Ses05F_impro00' has two utterances with the id 'Ses05F_impro00_F000'. ",
+            "{transcription}:2: a second turn 'Ses05F_impro00_F000', the first is {transcription}:1. Remove one of ",
         ),
     ],
     ids=["a turn", "an emotion", "a judgement", "an utterance", "an id twice"],

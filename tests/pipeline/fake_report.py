@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from erckit.data.files import write_json, write_json_lines, write_sealed
+from erckit.data.files import hash_file, write_json, write_json_lines, write_sealed
 from erckit.pipeline.config import Config
 from erckit.pipeline.predictions import ASKED, Prediction, write_predictions
 from erckit.pipeline.run import Run
@@ -164,9 +164,16 @@ def write_run(folder: Path, *by_seed: list[Prediction], labels: tuple[str, ...] 
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"name: a\nseed: 1\ndata: {{path: a}}\nevaluate: {{resamples: {RESAMPLES}}}\n")
     write_json(folder / "ingest" / "labels.json", labels)
+    write_manifest(folder / "ingest", "labels.json")
     for seed, answers in enumerate(by_seed, start=1):
         home = folder / f"seed-{seed}" / "predict"
         write_predictions(home / f"{split}.jsonl", answers)
         record = {"erckit": "1", "config": {"predict": {"memory": False}}, "fingerprint": "f"}
-        write_json(home / "manifest.json", record | {"inputs": {"ingest/a": "1", f"seed-{seed}/train/b": str(seed)}})
+        inputs = {"ingest/a": "1", f"seed-{seed}/train/b": str(seed)}
+        write_manifest(home, f"{split}.jsonl", **record, inputs=inputs)
     return folder
+
+
+def write_manifest(folder: Path, output: str, **record: object) -> None:
+    outputs = {output: {"sha256": hash_file(folder / output)}}
+    write_sealed(folder / "manifest.json", record | {"outputs": outputs})

@@ -8,9 +8,10 @@ from itertools import product
 import numpy as np
 import pytest
 from erckit.data.errors import DataError
-from erckit.data.files import read_json, write_json
+from erckit.data.files import read_json, write_sealed
 from erckit.pipeline.cli import main
 from erckit.pipeline.compare import CHANGES, compare_runs
+from erckit.pipeline.manifest import read_manifest
 from erckit.pipeline.metrics import TITLES
 from erckit.pipeline.predictions import Prediction
 from erckit.pipeline.report.comparison import render_comparison
@@ -53,7 +54,7 @@ def test_differences_are_those_of_scikit_learn_on_the_same_dialogues(tmp_path, s
 
     counts = np.random.default_rng(1).multinomial(6, [1 / 6] * 6, size=RESAMPLES)
     draws = [np.repeat(range(6), count) for count in counts]
-    assert list(found["scores"]) == ["w_f1", "macro_f1", "accuracy"] and tuple(found["f1"]) == LABELS
+    assert found["scores"].keys() == TITLES.keys() and tuple(found["f1"]) == LABELS
     for name, one in (found["scores"] | found["f1"]).items():
         scores = [[score(name, [p for p in answers if p.gold]) for answers in run] for run in runs]
         assert (one["a"], one["b"]) == pytest.approx(tuple(map(np.mean, scores)))
@@ -196,7 +197,8 @@ def test_seeds_of_an_older_run_are_not_averaged_in(tmp_path):
     answers = draw_answers(np.random.default_rng(0))
     a = write_run(tmp_path / "a", answers, answers)
     path = a / "seed-2" / "predict" / "manifest.json"
-    write_json(path, read_json(path) | {"config": {"predict": {"memory": True}}})
+    record = read_manifest(path.parent)
+    write_sealed(path, record | {"config": {"predict": {"memory": True}}})
     message = (
         f"{a}: seed 2 was made otherwise than seed 1 (predict.memory changed: True -> False). Bring them up to date "
         "with `erckit run CONFIG --seeds N`, or remove seed-2."

@@ -5,10 +5,11 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from random import Random
 from typing import Any
 
-from erckit.data.labels import EMORYNLP, MELD
+from erckit.data.labels import DAILYDIALOG, EMORYNLP, MELD
 
 Said = tuple[tuple[str, ...], str, str]
 """Speakers, text and label of an utterance."""
@@ -39,6 +40,8 @@ class Form:
 
 def make_corpus(random: Random, form: str) -> dict[str, list[Line]]:
     """Return the lines of every file of a corpus in which each label occurs in train, and no text twice."""
+    if form in PAIRED:
+        return dict(PAIRED[form](random))
     made = FORMS[form]
     dialogues = [list(_talk(random, made, number)) for number in range(sum(SIZES))]
     ends = [sum(SIZES[: place + 1]) for place in range(len(SIZES))]
@@ -116,6 +119,28 @@ def _render_jsonl(split: str, dialogues: Sequence[list[Said]]) -> Iterator[Line]
         yield Line(json.dumps(value, ensure_ascii=number % 2 == 0).encode(), tuple(dialogue), number)
 
 
+def _make_dailydialog(random: Random) -> Iterator[tuple[str, list[Line]]]:
+    for name, size in zip(("train", "validation", "test"), SIZES, strict=True):
+        codes = [random.sample(range(len(DAILYDIALOG)), len(DAILYDIALOG)) for _ in range(size)]
+        said = [" ".join(f"{' '.join(random.choices(WORDS, k=3))} __eou__" for _ in emotions) for emotions in codes]
+        yield f"{name}/dialogues_{name}.txt", list(map(_line, said))
+        yield f"{name}/dialogues_emotion_{name}.txt", [_line(" ".join(map(str, emotions))) for emotions in codes]
+
+
+def _make_iemocap(random: Random) -> Iterator[tuple[str, list[Line]]]:
+    codes = ("hap", "sad", "neu", "ang", "exc", "fru", "sur", "xxx")
+    for session, kind in product(range(1, 6), ("impro01", "script01_1")):
+        name, folder = f"Ses0{session}F_{kind}", f"Session{session}/dialog"
+        said, felt = list[Line](), [_line("% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]"), _line("")]
+        for turn, code in enumerate(random.sample(codes, len(codes))):
+            id = f"{name}_{'FM'[turn % 2]}{turn:03d}"
+            said.append(_line(f"{id} [{turn:03d}.2901-{turn:03d}.9357]: {' '.join(random.choices(WORDS, k=3))}"))
+            felt.append(_line(f"[{turn}.2901 - {turn}.9357]\t{id}\t{code}\t[2.5000, 2.5000, 2.5000]"))
+            felt += [_line("C-E2:\tNeutral;\t()"), _line("")]
+        yield f"{folder}/transcriptions/{name}.txt", said
+        yield f"{folder}/EmoEvaluation/{name}.txt", felt
+
+
 def _line(text: str, said: Said | None = None, dialogue: int | None = None) -> Line:
     return Line(text.encode(), () if said is None else (said,), dialogue)
 
@@ -151,3 +176,5 @@ FORMS = {
     "meld-csv": Form(("train_sent_emo.csv", "dev_sent_emo.csv", "test_sent_emo.csv"), MELD.names, _render_meld),
     "erckit-jsonl": Form(("train.jsonl", "dev.jsonl", "test.jsonl"), EMORYNLP.names, _render_jsonl),
 }
+PAIRED = {"dailydialog": _make_dailydialog, "iemocap-6": _make_iemocap}
+"""Forms that tell what is said and what is felt in two files."""

@@ -168,4 +168,6 @@ WAYS: dict[str, list[Way]] = {
     "emorynlp-csv": [*_ANY, _swap_columns, _change_cell, _change_cell],
     "meld-csv": [*_ANY, _swap_columns, _change_cell, _change_cell],
     "erckit-jsonl": [*_ANY, _change_value, _change_value, _change_value],
+    "dailydialog": [*_ANY, _change_field],
+    "iemocap-6": [*_ANY, _change_field, _change_field],
 }
