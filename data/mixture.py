@@ -1,4 +1,4 @@
-"""Training on several corpora: dialogues of others are added to train, their emotions put into the main label set."""
+"""Training on several corpora: the train parts of others are added to train, their emotions put into its label set."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,7 +43,9 @@ def mix_corpora(
     *,
     drop_overlap: bool,
 ) -> Corpus:
-    """Return the main corpus with all dialogues of others in train; its dev and test stay as they are.
+    """Return the main corpus with the train dialogues of others in train; its dev and test stay as they are.
+
+    Dev and test of the others are not used, so that they can still be answered honestly.
 
     `others` come each with its table of aliases, `feelings` as `read_feelings` returns them. An emotion that the main
     label set has no word for leaves its utterance unlabelled. With `drop_overlap` a dialogue is left out of which any
@@ -63,7 +65,7 @@ def mix_corpora(
     for other, aliases in others:
         words = translate_labels(other.labels, main.labels, feelings)
         named, _ = identify_speakers(other, aliases)
-        dialogues = [dialogue for split in named.dialogues.values() for dialogue in split]
+        dialogues = named.dialogues["train"]
         kept = [d for d in dialogues if not (drop_overlap and not shown.isdisjoint(_find_phrases([d])))]
         added += (_adopt(dialogue, other.name, words) for dialogue in kept)
         notes.append(_describe(other, main, words, len(dialogues), len(kept)))
@@ -71,13 +73,18 @@ def mix_corpora(
     return replace(main, dialogues={**main.dialogues, "train": train}, differences=(*main.differences, *notes))
 
 
-def measure_overlap(corpus: Corpus) -> list[Overlap]:
-    """Return how much of dev and of test stands in train, quotes, case and punctuation made alike."""
+def measure_overlap(corpus: Corpus, others: Sequence[Corpus] = ()) -> list[Overlap]:
+    """Return how much of dev and of test, its own and those of others, stands in the train of a corpus.
+
+    Quotes, case and punctuation are made alike.
+    """
     known = set(_find_phrases(corpus.dialogues["train"]))
+    asked = {split: corpus.dialogues[split] for split in ("dev", "test")}
+    asked |= {f"{other.name} {split}": other.dialogues[split] for other in others for split in ("dev", "test")}
     found = []
-    for split in ("dev", "test"):
-        phrases = list(_find_phrases(corpus.dialogues[split]))
-        found.append(Overlap(split, sum(phrase in known for phrase in phrases), len(phrases)))
+    for name, dialogues in asked.items():
+        phrases = list(_find_phrases(dialogues))
+        found.append(Overlap(name, sum(phrase in known for phrase in phrases), len(phrases)))
     return found
 
 

@@ -29,7 +29,7 @@ class Data(Section):
     ] = Field(default="auto", description="file format of the corpus; auto recognises it")  # fmt: skip
     aliases: str = Field(default="auto", min_length=1, description="YAML table of speaker names; auto: the shipped one")
     also: Annotated[tuple[str, ...], Strict(False)] = Field(
-        default=(), description="further corpora whose dialogues are added to train"
+        default=(), description="further corpora, whose train parts are added to train"
     )
     feelings: str = Field(
         default="auto", min_length=1, description="YAML table of what corpora name differently; auto: the shipped one"

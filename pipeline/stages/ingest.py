@@ -30,7 +30,7 @@ def run(config: Config, run: Run) -> str:
         table = FEELINGS if config.data.feelings == "auto" else Path(config.data.feelings)
         named = [(other, find_aliases(other.name)) for other in others]
         corpus = mix_corpora(corpus, named, read_feelings(table), drop_overlap=config.data.drop_overlap)
-    corpus = replace(corpus, differences=(*corpus.differences, *map(str, measure_overlap(corpus))))
+    corpus = replace(corpus, differences=(*corpus.differences, *map(str, measure_overlap(corpus, others))))
     corpus, speakers = identify_speakers(corpus, _choose_aliases(config.data, [corpus.name, *(o.name for o in others)]))
     for split in SPLITS:
         write_dialogues(run.path("ingest", f"dialogues.{split}.jsonl"), corpus.dialogues[split])

@@ -37,25 +37,28 @@ def main() -> Corpus:
 @pytest.fixture
 def other() -> Corpus:
     said = [("Great.", "joy"), ("What?", "surprise"), ("So?", None)]
-    return make_corpus("other", MELD, train=said, dev=[(LONG.upper(), "fear")], test=[("Hm.", "anger")])
+    made = make_corpus("other", MELD, train=said, dev=[("Oh.", "fear")], test=[(LONG.lower(), "anger")])
+    again = replace(
+        made.dialogues["train"][0], id="again", utterances=(Utterance("0", ("Ada",), LONG.upper(), "fear"),)
+    )
+    return replace(made, dialogues=made.dialogues | {"train": (*made.dialogues["train"], again)})
 
 
-def test_all_splits_of_the_other_are_added_in_the_label_set_of_the_main_one(main, other):
+def test_train_of_the_other_is_added_in_the_label_set_of_the_main_one(main, other):
     mixed = mix_corpora(main, [(other, {"Ada": "Ada L."})], read_feelings(), drop_overlap=False)
 
     assert mixed.labels == EMORYNLP and mixed.dialogues["train"][:1] == main.dialogues["train"]
     assert all(mixed.dialogues[split] == main.dialogues[split] for split in ("dev", "test"))
     added = mixed.dialogues["train"][1:]
-    assert [dialogue.id for dialogue in added] == ["other:train", "other:dev", "other:test"]
+    assert [dialogue.id for dialogue in added] == ["other:train", "other:again"]
     assert [[u.label for u in dialogue.utterances] for dialogue in added] == [
         ["joyful", None, None],
         ["scared"],
-        ["mad"],
     ]
     assert {u.speakers for dialogue in added for u in dialogue.utterances} == {("Ada L.",)}
     assert {dialogue.session for dialogue in added} == {"other:s1"}
     assert mixed.differences == (
-        "train: 3 dialogues of other were added; fear as scared, sadness as sad, joy as joyful, anger as mad; "
+        "train: 2 dialogues of other were added; fear as scared, sadness as sad, joy as joyful, anger as mad; "
         "surprise, disgust unlabelled, as main has no word for it.",
     )
 
@@ -63,8 +66,8 @@ def test_all_splits_of_the_other_are_added_in_the_label_set_of_the_main_one(main
 def test_dialogues_that_stand_in_test_are_left_out_however_they_are_written(main, other):
     mixed = mix_corpora(main, [(other, {})], read_feelings(), drop_overlap=True)
 
-    assert [dialogue.id for dialogue in mixed.dialogues["train"]] == ["train", "other:train", "other:test"]
-    assert "2 dialogues of other were added, 1 left out that stand in dev or test" in mixed.differences[0]
+    assert [dialogue.id for dialogue in mixed.dialogues["train"]] == ["train", "other:train"]
+    assert "1 dialogues of other were added, 1 left out that stand in dev or test" in mixed.differences[0]
 
 
 def test_overlap_counts_long_utterances_only(main, other):
@@ -73,6 +76,10 @@ def test_overlap_counts_long_utterances_only(main, other):
 
     assert [(o.split, o.repeated, o.compared) for o in measure_overlap(lax)] == [("dev", 0, 0), ("test", 1, 1)]
     assert [(o.split, o.repeated, o.compared) for o in measure_overlap(strict)] == [("dev", 0, 0), ("test", 0, 1)]
+    assert [(o.split, o.repeated, o.compared) for o in measure_overlap(lax, [other])][2:] == [
+        ("other dev", 0, 0),
+        ("other test", 1, 1),
+    ]
     assert str(measure_overlap(lax)[1]) == (
         "test: 1 of 1 utterances of 8 words and more (100.0 %) stand word for word in train."
     )
