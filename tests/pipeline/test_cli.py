@@ -212,7 +212,7 @@ def test_a_configuration_is_printed_as_one_that_can_be_saved_and_run(tmp_path, c
     (tmp_path / "own.yaml").write_text(printed)
 
     assert config_module.load_config(str(tmp_path / "own.yaml")) == config_module.load_config("emorynlp-minilm")
-    assert "  learning_rate: 0.001  # highest learning rate of the schedule\n" in printed
+    assert "  learning_rate: 0.0005  # highest learning rate of the schedule\n" in printed
     assert main(["configs", "nowhere"]) == 2
 
 
