@@ -8,9 +8,10 @@ prints one table. The recipe is that of Temp-LoRA (arXiv 2401.11504) on PEFT and
 rank 64, alpha 64, all linear layers, AdamW, rate 5e-5, two epochs a turn on what was said, no gradient clipping; its
 answers are scored as erckit's are, in one forward pass. Rows of erckit have the memory that the configuration
 describes, with 1, 8 and 32 conversations at once. All rows answer the same conversations, which are real utterances
-strung together. Then each answers as many long conversations as it has slots: the time of a turn around the 10th, the
-100th and the 1,000th, and at the end, the same 20 utterances over and over, so that nothing but the place differs; and
-how far the peak of memory lies above that at the 50th turn. Every row runs in a process of its own.
+strung together. Then each answers as many long conversations as it has slots, the same 20 utterances over and over, so
+that nothing but the place differs: the time of a turn around the 10th, the 100th and the 1,000th; how long the last 60
+turns take against those from the 50th on of new conversations, which advance in turns with the old ones; and how high
+memory peaks in 100 turns before that, against 100 from the 50th on. Every row runs in a process of its own.
 """
 
 import argparse
@@ -19,12 +20,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from erckit.data.files import read_json, write_json
 from erckit.pipeline.artefacts import load_dialogues
@@ -43,6 +44,8 @@ from torch.nn.functional import cross_entropy
 ROWS = {"recipe": 1, "1 slot": 1, "8 slots": 8, "32 slots": 32}
 PLACES = (10, 100, 1000)
 PERIOD = 20  # turns after which a conversation says the same again
+EARLY, COMPARED, WATCHED = 50, 60, 100  # the turn from which the end is compared, over so many turns: time, memory
+SHORTEST = EARLY + 2 * WATCHED + COMPARED  # of a long conversation
 
 
 def main() -> None:
@@ -55,7 +58,9 @@ def main() -> None:
         prepare(options)
         places = find_places(options.long)
         head = f"{'':10} {'turns':>6} {'turns/s':>8} {'times':>7} {'GiB':>6}"
-        print(head, *(f"ms at {place:>5}" for place in places), f"{'peak since 50':>14}")
+        print(
+            head, *(f"ms at {place:>5}" for place in places), f"{'end / 50th':>11} {'of memory':>11}" if places else ""
+        )
         recipe = 0.0
         for row in options.rows:
             command = [sys.executable, __file__, *sys.argv[1:], "--row", row, "--folder", folder]
@@ -64,8 +69,8 @@ def main() -> None:
             recipe = recipe or found["speed"]
             at = [f"{found[str(place)]:11.1f}" for place in places]
             speed = f"{found['speed']:8.2f} {found['speed'] / (recipe or 1):6.2f}x"
-            grown = f"{100 * found['grown']:+13.2f}%" if places else ""
-            print(f"{row:10} {found['turns']:6} {speed} {found['peak'] / 1024:6.2f}", *at, grown, flush=True)
+            ends = f"{found['time at the end']:10.3f}x {found['memory at the end']:10.3f}x" if places else ""
+            print(f"{row:10} {found['turns']:6} {speed} {found['peak'] / 1024:6.2f}", *at, ends, flush=True)
 
 
 def parse() -> Any:
@@ -74,12 +79,15 @@ def parse() -> Any:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--conversations", type=int, default=32, help="conversations that all rows answer")
     parser.add_argument("--turns", type=int, default=30, help="turns of each of them")
-    parser.add_argument("--long", type=int, default=1020, help="turns of a long conversation; 0: none")
+    parser.add_argument("--long", type=int, default=1080, help="turns of a long conversation; 0: none")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="which rows")
     parser.add_argument("--shape", choices=SHAPES, help="a model of random weights in place of the configuration's")
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if 0 < options.long < SHORTEST:
+        parser.error(f"--long {options.long}: expected {SHORTEST} turns at least, or 0 for none")
+    return options
 
 
 def prepare(options: Any) -> None:
@@ -123,32 +131,42 @@ def measure(options: Any) -> dict[str, float]:
     turns = sum(1 for _ in answer(groups))
     found = {"turns": turns, "speed": turns / (time.perf_counter() - start), "peak": peak_memory_mib()}
     if options.long:
-        found |= follow(answer, [plant(100 * slot, options.long, PERIOD) for slot in range(slots)])
+        found |= follow(
+            lambda turns: answer([plant(100 * slot, turns, PERIOD) for slot in range(slots)]), options.long, slots
+        )
     return found
 
 
-def follow(answer: Any, groups: list[list[PromptTree]]) -> dict[str, float]:
-    """Return the milliseconds of a turn around some places of long conversations, and how the peak of memory grew."""
-    long, begun, peaks = len(groups[0]), list[float](), list[float]()
+def follow(begin: Callable[[int], Iterator[Any]], long: int, slots: int) -> dict[str, float]:
+    """Return milliseconds a turn at some places of long conversations, and how their end compares with their beginning.
 
-    def clock(trees: list[PromptTree]) -> Iterator[PromptTree]:
-        for turn, tree in enumerate(trees):
-            begun.append(time.perf_counter())
-            if turn in (50, long - 1):
-                peaks.append(peak_memory_mib())
-            yield tree
+    `begin` begins as many conversations as there are slots, of so many turns.
+    """
 
-    for _ in answer([clock(groups[0]), *groups[1:]]):
-        pass
-    times = [1000 * (later - earlier) / len(groups) for earlier, later in pairwise(begun)]
-    places = find_places(long)
-    found = {str(place): sum(times[place : place + PERIOD]) / len(times[place : place + PERIOD]) for place in places}
-    return found | {"grown": peaks[-1] / peaks[0] - 1}
+    def advance(answers: Iterator[Any]) -> float:
+        start = time.perf_counter()
+        for _ in range(slots):
+            next(answers)
+        return 1000 * (time.perf_counter() - start) / slots
+
+    old, times, peaks = begin(long), list[float](), list[float]()
+    for turn in range(long - COMPARED):
+        if turn in (EARLY, long - COMPARED - WATCHED):
+            reset_peak_memory()
+        times.append(advance(old))
+        if turn in (EARLY + WATCHED - 1, long - COMPARED - 1):
+            peaks.append(peak_memory_mib())
+    new = begin(EARLY + COMPARED)
+    for _ in range(EARLY):
+        advance(new)
+    last, first = np.array([(advance(old), advance(new)) for _ in range(COMPARED)]).sum(axis=0)
+    found = {str(place): sum(times[place : place + PERIOD]) / PERIOD for place in find_places(long)}
+    return found | {"time at the end": last / first, "memory at the end": peaks[1] / peaks[0]}
 
 
 def find_places(long: int) -> list[int]:
-    """Return the turns of a long conversation from which on time is measured, the last of them near its end."""
-    return [place for place in dict.fromkeys((*PLACES, long - PERIOD)) if 0 < place <= long - PERIOD]
+    """Return the turns of a long conversation from which on time is measured."""
+    return [place for place in PLACES if place + PERIOD <= long - COMPARED]
 
 
 def follow_recipe(model: Any, task: Task, group: Iterator[PromptTree]) -> Iterator[str]:
